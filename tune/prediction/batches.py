@@ -1,5 +1,5 @@
-"""Images of files through a trained model: decoded by threads a few batches ahead, predicted in
-batches of equal size, in the order of the files."""
+"""Run image files through a trained model. Threads decode a few batches ahead; predictions come in
+batches of equally sized images, in the order of the files."""
 
 import os
 from collections import deque
@@ -16,50 +16,52 @@ from trainables.data.source import progress_bar
 from trainables.errors import UserError
 from trainables.served import Served
 
-_IMAGES = 256  # of a batch, at most
-_PIXELS = 1 << 22  # of a batch, at most, but one image: 256 images of 128 px
-_AHEAD = 4  # images that each thread may have decoded before they are needed
-_SHOWN = 20  # unreadable files in a message
+_IMAGES = 256  # maximum per batch
+_PIXELS = 1 << 22  # maximum per batch, unless it is one image: 256 images of 128 px
+_AHEAD = 4  # images that each thread may decode in advance
+_SHOWN = 20  # unreadable files named in a message
 
 Prepared = np.ndarray | CorruptImage
 
 
 @dataclass
 class Reader:
-    """The images of one command.
+    """Reads the images of one command and predicts for them.
 
     Args:
-        skip_corrupt: leave out files that cannot be read; otherwise they are refused.
+        skip_corrupt: leave out unreadable files; otherwise they raise an error.
     """
 
     served: Served
     skip_corrupt: bool = False
     left_out: list[tuple[Path, str]] = field(default_factory=list)
-    """Files that could not be read, each with the reason; filled while images are predicted."""
+    """Unreadable files, each with the reason; filled during prediction."""
 
     def answers(self, files: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
-        """Predict for every file that can be read: its number in `files` and what
-        `Served.predict` says of it. A bar on a terminal shows the progress.
+        """Predict for every readable file. Yield its index in `files` and the result of
+        `Served.predict`, while a terminal shows a progress bar.
 
         Raises:
-            UserError: files that cannot be read, all of them; raised after the last file.
+            UserError: files cannot be read, and `skip_corrupt` is off or no file can be read.
+                Raised after the last file, with all of them.
         """
         with progress_bar("predicting", len(files), Console(stderr=True).is_terminal) as advance:
             for numbers, pixels in self._batches(files, advance):
                 if self.left_out and not self.skip_corrupt:
-                    continue  # it will be refused: find all that are damaged
+                    continue  # an error will follow; find all damaged files first
                 answers = self.served.answer(pixels)
                 yield from zip(numbers, answers, strict=True)
         self._check_corrupt(len(files))
 
     def said(self) -> list[str]:
-        """One line about each file that was left out."""
+        """Return one line about each file that was left out."""
         return [f"left out {path}: {reason}" for path, reason in self.left_out]
 
     def _batches(
         self, files: Sequence[Path], advance: Callable[[int], None]
     ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Numbers of the files and their pixels (B, 3, h, w), of one size in a batch."""
+        """Yield the indices of the files and their pixels (B, 3, h, w), with one image size per
+        batch."""
         numbers: list[int] = []
         images: list[np.ndarray] = []
         for number, image in enumerate(_decoded(self.served, files)):
@@ -89,14 +91,14 @@ class Reader:
 
 
 def _fits(images: list[np.ndarray], image: np.ndarray) -> bool:
-    """True where one more image may join the batch."""
+    """True if another image may join the batch."""
     height, width = image.shape[1:]
     pixels = height * width * (len(images) + 1)
     return image.shape == images[0].shape and len(images) < _IMAGES and pixels <= _PIXELS
 
 
 def _decoded(served: Served, files: Sequence[Path]) -> Iterator[Prepared]:
-    """Decode the files in threads, in order, a bounded number of them ahead."""
+    """Decode the files in threads, in order, a bounded number of files ahead."""
 
     def prepare(path: Path) -> Prepared:
         try:

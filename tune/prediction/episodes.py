@@ -1,11 +1,11 @@
-"""Few-shot learning: the class of every query of the episodes that a csv names, as csv.
+"""Few-shot learning: predict the class of every query in the episodes of a csv, and write a csv.
 
     val_testcase.csv     episode_id, class0_support0, class1_support0, ..., query0, query1, ...
     val.csv beside it    id, filename [, label]: the images of those ids
     the answer           episode_id, query0, query1, ...: the number of the class of each query
 
-The class of a support image is the number in its column's name. Where the columns have none, it is
-that of its label, numbered in the order of the columns.
+The class of a support image is the number in its column's name. If the column names have no
+numbers, labels are numbered in the order of the columns.
 """
 
 import re
@@ -30,45 +30,45 @@ _CLASS = re.compile(r"class[ _-]?(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class EpisodeTable:
-    """A csv of episodes, its columns by their use."""
+    """A csv of episodes, with its columns by purpose."""
 
     table: Table
     support: tuple[str, ...]
     query: tuple[str, ...]
     others: tuple[str, ...]
-    """Columns such as episode_id, which the answer repeats."""
+    """Columns such as episode_id, which are copied to the answer."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The csv that says which image an id is."""
+    """The csv that maps ids to images."""
 
     table: Table
     line: dict[str, int]
-    """Id -> position among the table's lines."""
+    """Id -> index among the table's lines."""
 
     def labels(self, ids: Sequence[str]) -> list[str]:
-        """The label of each image; "" where the csv does not say it."""
+        """Return the label of each image; "" if the csv has none."""
         column = self.table.columns.label
         return [self.table.rows[self.line[number]].get(column, "").strip() for number in ids]
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One line of the csv."""
+    """One episode, i.e. one line of the csv."""
 
     support: list[str]  # ids
-    classes: list[int]  # the class of each support image, as the answer names it
+    classes: list[int]  # class number of each support image, as used in the answer
     query: list[str]  # ids
 
 
 def predict_episodes(trained: Trained, reader: Reader, request: Request) -> list[str]:
-    """Write the answers to the episodes of a csv, or of the one csv of episodes in a folder.
-    Returns what to tell the user.
+    """Write the answers to the episodes of a csv, or of the only csv of episodes in a folder.
+    Return lines for the user.
 
     Raises:
-        UserError: no such csv, ids that no csv beside it explains, files that are missing or cannot
-            be read, or `out` already exists.
+        UserError: there is no such csv, no csv beside it knows the ids, files are missing or
+            unreadable, or `out` already exists.
     """
     out = request.out
     check_file(out, request.overwrite, "answers.csv")
@@ -102,7 +102,7 @@ def predict_episodes(trained: Trained, reader: Reader, request: Request) -> list
 
 
 def _answer(episode: Episode, features: Mapping[str, np.ndarray], trained: Trained) -> list[int]:
-    """The class of each query, by the name that it has in `episode.classes`."""
+    """Return the class of each query, as numbered in `episode.classes`."""
     names = sorted(set(episode.classes))
     numbers = np.array([names.index(name) for name in episode.classes])
     examples = np.stack([features[number] for number in episode.support])
@@ -112,7 +112,8 @@ def _answer(episode: Episode, features: Mapping[str, np.ndarray], trained: Train
 
 
 def _truth(episode: Episode, catalog: Catalog) -> np.ndarray | None:
-    """The true class of each query, by the labels of the catalog; None where it lacks some."""
+    """Return the true class of each query, from the labels of the catalog; None if some are
+    missing."""
     labels = catalog.labels(episode.support)
     class_of_label = dict(zip(labels, episode.classes, strict=True))
     queried = catalog.labels(episode.query)
@@ -132,7 +133,8 @@ def _score(accuracies: Sequence[float], trained: Trained) -> str:
 
 
 def _episode_file(source: Path) -> Path:
-    """The csv itself, or the one of a folder that names support and query images."""
+    """Return the csv itself, or the only csv of a folder whose columns name support and query
+    images."""
     if not source.is_dir():
         return source
     found = [path for path in sorted(source.glob("*.csv")) if _names_episodes(path)]
@@ -164,10 +166,10 @@ def _read_episodes(path: Path) -> EpisodeTable:
 
 
 def _episode(episodes: EpisodeTable, catalog: Catalog, number: int) -> Episode:
-    """One line.
+    """Read one episode.
 
     Raises:
-        UserError: nothing says the classes of the support images.
+        UserError: the classes of the support images are unknown.
     """
     cells = episodes.table.rows[number]
     support = [cells[name].strip() for name in episodes.support]
@@ -192,11 +194,11 @@ def _episode(episodes: EpisodeTable, catalog: Catalog, number: int) -> Episode:
 
 
 def _find_catalog(episodes: EpisodeTable) -> Catalog:
-    """The csv beside the episodes that explains their ids: val.csv for val_testcase.csv, or the
-    only other one that knows all of them.
+    """Return the csv beside the episodes that explains their ids: val.csv for val_testcase.csv, or
+    else the first other csv that has all of them.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such csv.
     """
     path = episodes.table.path
     wanted = _ids(episodes)
@@ -226,7 +228,7 @@ def _find_catalog(episodes: EpisodeTable) -> Catalog:
 
 
 def _ids(episodes: EpisodeTable) -> list[str]:
-    """The ids that occur in the episodes, once each."""
+    """Return the ids that occur in the episodes, without duplicates."""
     found: dict[str, None] = {}
     for cells in episodes.table.rows:
         for name in (*episodes.support, *episodes.query):
@@ -237,7 +239,7 @@ def _ids(episodes: EpisodeTable) -> list[str]:
 def _features(
     episodes: EpisodeTable, catalog: Catalog, reader: Reader
 ) -> dict[str, np.ndarray]:  # id -> (D,)
-    """Features of the images that occur in the episodes, each computed once."""
+    """Compute the features of the images that occur in the episodes, once each."""
     ids = _ids(episodes)
     rows = tuple(catalog.table.rows[catalog.line[number]] for number in ids)
     images = images_of_table(replace(catalog.table, rows=rows))

@@ -1,4 +1,4 @@
-"""Self-supervised backbones: the features of every image, as npz."""
+"""Self-supervised backbones: compute the features of every image, and write an npz."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from tune.prediction.trained import Trained
 
 
 def predict_features(trained: Trained, reader: Reader, request: Request) -> list[str]:
-    """Write `features` (n, D) float32 and `filenames` (n,) of a folder or of a csv's images.
-    Returns what to tell the user.
+    """Write `features` (n, D) float32 and `filenames` (n,) for the images of a folder or a csv.
+    Return lines for the user.
 
     Raises:
-        UserError: no images, files that are missing or cannot be read, or `out` already exists.
+        UserError: there are no images, files are missing or unreadable, or `out` already exists.
     """
     source = request.source
     out = request.out

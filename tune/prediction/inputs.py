@@ -1,4 +1,4 @@
-"""The images that a command is given: a folder, or a csv that names them."""
+"""Input images of a command: a folder, or a csv that names them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from trainables.data.tables import Columns, read_lines
 from trainables.errors import UserError
 
 FILENAME, LABEL = "filename", "label"
-"""Columns of a csv that this command begins."""
+"""Column names of a csv that this command creates."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A csv as it was given: every column and line, in order."""
+    """A csv as given: all columns and lines, in order."""
 
     path: Path
     columns: Columns
     rows: tuple[dict[str, str], ...]
 
     def cells(self, column: str) -> list[str]:
-        """The cells of a column, without blanks around them; "" where there is no such column."""
+        """Return the stripped cells of a column; "" if there is no such column."""
         return [row.get(column, "").strip() for row in self.rows]
 
 
@@ -34,19 +34,19 @@ class Images:
     """Images to predict for."""
 
     names: tuple[str, ...]
-    """The name of each in the answer: that of the csv, or the path below the folder."""
+    """Name of each image in the output: that of the csv, or the path below the folder."""
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-    """Facts for the user about images that are not among them, one sentence each."""
+    """Notes for the user about images that are not included, one sentence each."""
 
 
 def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images:
-    """The images of a folder and of those in it, sorted by path.
+    """Return the images of a folder and its subfolders, sorted by path.
 
     Args:
-        names: those of them that are wanted; default: all but masks.
+        names: the images to return; default: all except masks.
     Raises:
-        UserError: there are none.
+        UserError: there are no images.
     """
     found = find_images(folder) if names is None else list(names)
     if not found:
@@ -60,12 +60,12 @@ def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images
 
 
 def read_table(path: Path, names_files: bool = True) -> Table:
-    """Read a csv in any dialect that label files have.
+    """Read a csv, in any dialect supported for label files.
 
     Args:
-        names_files: it must have a column of file names.
+        names_files: the csv must have a column of file names.
     Raises:
-        UserError: it cannot be read, lacks that column or holds no line.
+        UserError: the csv cannot be read, lacks that column, or has no lines.
     """
     columns, lines = read_lines(path)
     rows = tuple(_cells(columns.names, line.cells) for line in lines if any(line.cells))
@@ -88,11 +88,11 @@ def _cells(columns: Sequence[str], line: Sequence[str]) -> dict[str, str]:
 
 
 def images_of_table(table: Table) -> Images:
-    """The images that a csv names, in its order; looked for as the csv layout does: in the folder
-    of its part (`test/` for test.csv), in `images/`, beside the csv.
+    """Return the images that a csv names, in its order. They are searched as in the csv layout: in
+    the folder of the csv's split (`test/` for test.csv), in `images/`, beside the csv.
 
     Raises:
-        UserError: a line names no file, or files are not there.
+        UserError: a line names no file, or files are missing.
     """
     names = table.cells(table.columns.file)
     if "" in names:
@@ -122,8 +122,8 @@ def images_of_table(table: Table) -> Images:
 
 
 def _image_folders(table: Path, images: Sequence[str]) -> list[str]:
-    """Folders in which a csv's files may be, relative to its own, in the order in which they are
-    looked through."""
+    """Return the folders that may contain a csv's files, relative to the csv, in the order of the
+    search."""
     look = split_of(table.stem)
     part = None if look is None else look.part
     tops = sorted({image.split("/")[0] for image in images if "/" in image})

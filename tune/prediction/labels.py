@@ -1,4 +1,4 @@
-"""Classification: the class of every image, as csv."""
+"""Classification: predict the class of every image, and write a csv."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,15 @@ from tune.prediction.scores import score_labels
 from tune.prediction.trained import Trained
 
 PROBABILITY = "p_"
-"""Prefix of the columns of probabilities."""
+"""Prefix of probability columns."""
 
 
 def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[str]:
-    """Write `filename,label` of a folder, or fill the given csv: its lines in their order,
-    its other columns as they are. Returns what to tell the user.
+    """Write `filename,label` for a folder, or fill in the given csv, keeping the order of its lines
+    and its other columns. Return lines for the user.
 
     Raises:
-        UserError: no images, files that are missing or cannot be read, or `out` already exists.
+        UserError: there are no images, files are missing or unreadable, or `out` already exists.
     """
     out = request.out
     check_file(out, request.overwrite, "labels.csv")
@@ -38,7 +38,7 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
     classes = trained.served.classes
     added = _added_columns(table, classes) if request.probabilities else []
 
-    labels: dict[int, str] = {}  # number of an image -> its class
+    labels: dict[int, str] = {}  # index of an image -> its class
     scores: dict[int, list[str]] = {}
     for number, answer in reader.answers(images.files):
         labels[number] = classes[int(answer.argmax())]
@@ -67,7 +67,7 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
 
 
 def _added_columns(table: Table, classes: Sequence[str]) -> list[str]:
-    """The columns of probabilities, one a class."""
+    """Return the probability columns, one per class."""
     added = [f"{PROBABILITY}{name}" for name in classes]
     taken = sorted(set(table.columns.names) & set(added))
     if taken:
@@ -76,7 +76,8 @@ def _added_columns(table: Table, classes: Sequence[str]) -> list[str]:
 
 
 def _given(source: Path) -> tuple[Table, Images]:
-    """The csv to fill, and the images of its lines; for a folder a csv of `filename` alone."""
+    """Return the csv to fill in and the images of its lines. For a folder, create a csv with only
+    the column `filename` filled."""
     if source.is_dir():
         images = images_of_folder(source)
         rows = tuple({FILENAME: name} for name in images.names)
@@ -87,7 +88,7 @@ def _given(source: Path) -> tuple[Table, Images]:
 
 
 def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -> list[str]:
-    """The label of each image: that of the csv, or the class that a folder around it names; "" for
+    """Return the label of each image: from the csv, or from its path in a folder; "" if there is
     none."""
     if source.is_dir():
         known = set(classes)
@@ -96,7 +97,7 @@ def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -
 
 
 def _not_compared(true: Sequence[str], classes: Sequence[str]) -> str:
-    """Say why labels that are there are not compared with the answers."""
+    """Say why the given labels are not compared with the predictions."""
     known = set(classes)
     without = sum(not label for label in true)
     strange = sorted({label for label in true if label and label not in known})
@@ -111,8 +112,8 @@ def _not_compared(true: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def _folder_label(name: str, known: set[str]) -> str:
-    """The class that an image's path names: the innermost such folder, or pair of folders
-    (`Greek/character01`), else `<label>_<n>.png`; "" for none."""
+    """Return the class named by an image's path: the innermost matching folder, or pair of folders
+    (`Greek/character01`), or else `<label>_<n>.png`; "" if there is none."""
     *folders, file = name.split("/")
     for depth in range(len(folders), 0, -1):
         for label in (folders[depth - 1], "/".join(folders[max(0, depth - 2) : depth])):

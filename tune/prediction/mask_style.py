@@ -1,5 +1,5 @@
-"""The way in which a folder's masks are saved: colours, or numbers with a palette. Predicted masks
-are saved alike."""
+"""The format in which a folder's masks are saved: colours, or numbers with a palette. Predicted
+masks are saved in the same format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from PIL import Image
 from trainables.data.images import CorruptImage, open_image
 from trainables.data.pairs import Pairs
 
-_LOOKED_AT = 50  # masks, at most, until every class has been seen
-_NUMBERS = ("P", "L", "1")  # Pillow's modes of masks whose pixels are numbers
+_LOOKED_AT = 50  # maximum number of masks to read until every class has been seen
+_NUMBERS = ("P", "L", "1")  # Pillow modes of masks whose pixels are numbers
 
 
 @dataclass
 class MaskStyle:
-    """The pixel of each class, and the mode of the file."""
+    """Pixel value of each class, and the mode of the file."""
 
-    colors: np.ndarray  # (C, 3) uint8, of the classes in pictures
+    colors: np.ndarray  # (C, 3) uint8, colours of the classes in pictures
     mode: str = "RGB"
-    """Pillow's mode: RGB, P (numbers with a palette) or L (numbers)."""
+    """Pillow mode: RGB, P (numbers with a palette) or L (numbers)."""
     palette: list[int] | None = None
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Class -> its pixel, where a mask has shown it: (number,), or red, green, blue."""
+    """Class -> its pixel value, if a mask has shown it: (number,), or (red, green, blue)."""
 
     def save(
         self,
@@ -50,11 +50,11 @@ class MaskStyle:
 
 
 def style_of(pairs: Pairs | None, classes: Sequence[str], colors: np.ndarray) -> MaskStyle:
-    """The style of the masks that a model was trained on.
+    """Return the style of the masks on which a model was trained.
 
     Args:
-        pairs: the training data; None where it is no folder, or gone: masks are saved in the
-            classes' colours.
+        pairs: the training data; None if it is not a folder or no longer exists. Masks are then
+            saved in the classes' colours.
         colors: (C, 3) uint8.
     """
     if pairs is None:
@@ -63,7 +63,7 @@ def style_of(pairs: Pairs | None, classes: Sequence[str], colors: np.ndarray) ->
 
 
 def _learned(pairs: Pairs, classes: int, colors: np.ndarray) -> MaskStyle:
-    """The style that the first masks have, looked at until they have shown every class."""
+    """Learn the style from the first masks, until they have shown every class."""
     style: MaskStyle | None = None
     for path in pairs.masks[:_LOOKED_AT]:
         try:
@@ -91,7 +91,7 @@ def _learn(
     image: Image.Image,
     values: np.ndarray,  # (H, W) uint8, class numbers
 ) -> None:
-    """Note the pixels of the classes that this mask is the first to show."""
+    """Record the pixel values of classes that this mask is the first to show."""
     numbers = image.mode in _NUMBERS
     if numbers != (style.mode != "RGB"):
         return

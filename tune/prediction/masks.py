@@ -1,5 +1,4 @@
-"""Segmentation: a mask of every image, under the name and in the style that the masks of the
-training data have."""
+"""Segmentation: predict a mask for every image, with the naming and style of the training masks."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,26 +30,26 @@ from tune.prediction.trained import Trained
 
 _IMAGE_FOLDERS = ("images", "image", "imgs")
 _IMAGE, _MASK = "_sat", "_mask"
-_LOOKED_AT = 50  # training masks whose names say how masks are named
+_LOOKED_AT = 50  # training masks whose names show the naming scheme
 
 
 @dataclass(frozen=True)
 class Task:
-    """Images, the names of their masks, and the true masks that are there."""
+    """Images, the names of their masks, and the true masks that exist."""
 
     images: Images
     masks: tuple[str, ...]
     truths: tuple[Path | None, ...]
     read_values: ReadValues | None = None
-    """Opened true mask -> class numbers; None where no image has one."""
+    """Converts an opened true mask to class numbers; None if no image has a true mask."""
 
 
 def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[str]:
-    """Write a mask of every image of a folder or of a csv into the output folder, at the image's
-    size. Returns what to tell the user.
+    """Write a mask for every image of a folder or csv into the output folder, at the image's size.
+    Return lines for the user.
 
     Raises:
-        UserError: no images, files that cannot be read, or some masks are in `out` already.
+        UserError: there are no images, files cannot be read, or some masks already exist in `out`.
     """
     classes = trained.served.classes
     pairs = _training_pairs(trained)
@@ -81,10 +80,10 @@ def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[st
 
 
 def _read_truth(path: Path, mask: np.ndarray, read_values: ReadValues) -> np.ndarray:
-    """Class numbers of a true mask, which must have the size of its image.
+    """Return the class numbers of a true mask, which must have the size of its image.
 
     Raises:
-        UserError: it has another, or cannot be read.
+        UserError: it has another size, or cannot be read.
     """
     try:
         with open_image(path) as image:
@@ -106,7 +105,8 @@ def _read_truth(path: Path, mask: np.ndarray, read_values: ReadValues) -> np.nda
 
 
 def _training_pairs(trained: Trained) -> Pairs | None:
-    """The folder that the model was trained on; None where there is none any more."""
+    """Return the folder on which the model was trained; None if it is not a folder or no longer
+    readable."""
     if trained.data in EMBEDDED:
         return None
     try:
@@ -132,8 +132,8 @@ def _without_truth(images: Images, pairs: Pairs | None) -> Task:
 
 
 def _mask_end(pairs: Pairs | None) -> str | None:
-    """The end that the names of training masks have and those of their images not: "_mask", "_L",
-    or "" for equal names; None where they do not agree, or there are none."""
+    """Return the suffix that the names of training masks have in addition to those of their images:
+    "_mask", "_L", or "" for equal names. None if the suffixes differ or there are no masks."""
     if pairs is None:
         return None
     ends: set[str | None] = set()
@@ -145,7 +145,7 @@ def _mask_end(pairs: Pairs | None) -> str | None:
 
 
 def _task_of_folder(folder: Path, trained: Trained, pairs: Pairs | None) -> Task:
-    """The images of a folder, without the masks that a layout finds in it."""
+    """Return the images of a folder, without the masks that a layout finds in it."""
     try:
         found = recognize(folder, find_images(folder))
     except UserError:
@@ -165,8 +165,8 @@ def _task_of_folder(folder: Path, trained: Trained, pairs: Pairs | None) -> Task
 def _code_of(
     folder: Path, found: Recognized, masks: Sequence[Path], trained: Trained
 ) -> MaskCode | None:
-    """The rule by which the folder's own list of classes reads its masks; None where its classes
-    are not those of the model."""
+    """Return the rule by which the folder's own list of classes reads its masks; None if its
+    classes are not those of the model."""
     try:
         code = mask_code(folder, found.layout, masks, trained.ignore)
     except UserError:
@@ -179,11 +179,11 @@ def _below(folder: Path, name: str | None) -> Path | None:
 
 
 def _names(images: Sequence[str], known: dict[str, str], end: str | None = None) -> tuple[str, ...]:
-    """The path of each image's mask below the output; no two are equal.
+    """Return the path of each image's mask below the output folder; all are distinct.
 
     Args:
         known: image -> its mask in the folder.
-        end: end of the other masks' names; None where it is not known.
+        end: suffix of the other masks' names; None if it is unknown.
     """
     names = [_png(known[image]) if image in known else mask_name(image, end) for image in images]
     count = Counter(names)
@@ -198,12 +198,12 @@ def _names(images: Sequence[str], known: dict[str, str], end: str | None = None)
 
 
 def mask_name(image: str, end: str | None = None, keep_ending: bool = False) -> str:
-    """The path of a mask: `a/0016_mask.png` for `a/0016_sat.jpg`, `masks/b.png` for `images/b.jpg`,
-    `c_mask.png` for `c.jpg`.
+    """Return the path of a mask: `a/0016_mask.png` for `a/0016_sat.jpg`, `masks/b.png` for
+    `images/b.jpg`, `c_mask.png` for `c.jpg`.
 
     Args:
-        end: end of its name, such as "_mask" or ""; None for that of these examples.
-        keep_ending: `c.jpg_mask.png`, where another image has the same stem.
+        end: suffix of its name, such as "_mask" or ""; None for the suffixes of these examples.
+        keep_ending: return `c.jpg_mask.png`, because another image has the same stem.
     """
     path = PurePosixPath(image)
     stem = path.name if keep_ending else path.stem

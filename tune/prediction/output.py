@@ -1,4 +1,5 @@
-"""The files that a command writes: refused where they are there already, whole or not at all."""
+"""Output files of a command: refused if they already exist, and written completely or not at
+all."""
 
 import csv
 import io
@@ -18,7 +19,7 @@ def check_file(out: Path, overwrite: bool, ending: str) -> None:
     """Check, before anything is predicted, that a file can be written.
 
     Raises:
-        UserError: it is a folder, or already exists and `overwrite` is off.
+        UserError: `out` is a folder, or it already exists and `overwrite` is off.
     """
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file in it, such as {out / ending}")
@@ -29,23 +30,23 @@ def check_file(out: Path, overwrite: bool, ending: str) -> None:
 def write_table(
     out: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], separator: str = ","
 ) -> None:
-    """Write a csv; after a kill `out` holds the old file or all of the new one."""
+    """Write a csv. After a kill `out` contains either the old file or the complete new one."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # names of files need not be UTF-8
+    # file names need not be UTF-8
     write_result(out, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def folder_of_files(out: Path, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write the files `names` into; they are moved to `out` when the block ends
-    without an error.
+    """Yield a folder into which to write the files `names`. They are moved to `out` if the block
+    ends without an error.
 
     Raises:
-        UserError: `out` is a file, or some of them are there and `overwrite` is off.
+        UserError: `out` is a file, or some of the files exist and `overwrite` is off.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; masks need a folder")

@@ -1,4 +1,5 @@
-"""`report.py predict`: the files that people must hand in, by whatever a study has trained."""
+"""`report.py predict`: write predictions of any study's model in the format in which people submit
+them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from tune.prediction.trained import Trained, load_trained
 
 
 def predict(study: str, storage: Path, request: Request) -> list[str]:
-    """Predict by the model of STUDY (its chosen trial) or STUDY/TRIAL; returns lines for the user.
+    """Predict with the model of STUDY (its chosen trial) or STUDY/TRIAL. Return lines for the user.
 
     Raises:
-        UserError: no such study or trial, no images, files that cannot be read, or the output is
-            there already.
+        UserError: there is no such study or trial, there are no images, files cannot be read, or
+            the output already exists.
     """
     source = request.source.expanduser()
     _check_source(source)

@@ -1,4 +1,4 @@
-"""One prediction as a user asks for it."""
+"""A prediction request of a user."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments and options of `report.py predict`, but the study's."""
+    """Arguments and options of `report.py predict`, except the study."""
 
     source: Path
     """Folder of images, or a csv that names them."""
     out: Path
-    """File, or for segmentation folder, to write."""
+    """File to write; for segmentation, a folder."""
     probabilities: bool = False
-    """Classification: one more column for each class."""
+    """Classification only: add a column per class."""
     skip_corrupt: bool = False
-    """Leave out images that cannot be read, instead of refusing."""
+    """Leave out unreadable images instead of refusing them."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace existing files."""
     repeat: int | None = None
-    """Seed of a repeat, whose weights predict instead of the trial's."""
+    """Seed of a repeat whose weights predict instead of the trial's."""
     max_megapixels: int | None = None
-    """Largest image that is read, in millions of pixels; None: the limit of the study."""
+    """Largest image to read, in millions of pixels; None: the study's limit."""
     data: str | None = None
-    """Folder of the training data, where it has moved."""
+    """Folder of the training data, if it has moved."""

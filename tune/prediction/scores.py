@@ -1,4 +1,4 @@
-"""Predictions against labels that the images came with, beside the test metrics on record."""
+"""Compare predictions with the labels of the images, next to the recorded test metrics."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from trainables.class_metrics import (
 from tune.formatting import line_width, plain_console
 from tune.prediction.trained import Trained
 
-_CLASSES = 40  # in a table; of more, those that are recognised worst
+_CLASSES = 40  # maximum in a table; if there are more, those recognised worst
 
 
 def score_labels(
@@ -28,7 +28,7 @@ def score_labels(
     classes: Sequence[str],
     trained: Trained,
 ) -> list[str]:
-    """Accuracy, balanced accuracy, macro-F1 and a table by class, as lines for the user."""
+    """Return accuracy, balanced accuracy, macro-F1 and a table by class, as lines for the user."""
     number = {name: position for position, name in enumerate(classes)}
     true = np.array([number[name] for name in truth])
     called = np.array([number[name] for name in predicted])
@@ -48,7 +48,7 @@ def score_masks(
     classes: Sequence[str],
     trained: Trained,
 ) -> list[str]:
-    """The course's mIoU and a table by class, as lines for the user."""
+    """Return the course's mIoU and a table by class, as lines for the user."""
     results = class_results(confusion[:, :-1].T, classes, elsewhere=confusion[:, -1])
     ious = [result.iou for result in results if not math.isnan(result.iou)]
     mean = sum(ious) / max(1, len(ious))
@@ -57,7 +57,8 @@ def score_masks(
 
 
 def _table(results: Sequence[ClassResult]) -> list[str]:
-    """The classes in truth or prediction; of many, those with the lowest F1."""
+    """Return a table of the classes in truth or prediction; if there are many, those with the
+    lowest F1."""
     present = [result for result in results if result.count or result.predicted]
 
     table = Table(box=None, pad_edge=False, header_style="")  # lines of plain text

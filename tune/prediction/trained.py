@@ -1,4 +1,4 @@
-"""The trained model that predicts, and what its study has on record about it."""
+"""A trained model for prediction, and its recorded test metrics."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from tune.study.work import WorkId
 
 @dataclass(frozen=True)
 class Trained:
-    """A trial's model, or that of one of its repeats."""
+    """The model of a trial or of one of its repeats."""
 
     served: Served
     experiment: str
@@ -38,25 +38,25 @@ class Trained:
     repeat: int | None
     """Seed of the repeat; None for the trial itself."""
     data: str
-    """Embedded set or folder that it was trained on."""
+    """Embedded set or folder on which it was trained."""
     ignore: int
-    """Void value of the masks that it was trained on (`data.ignore`)."""
+    """Void value of its training masks (`data.ignore`)."""
     layout: str
-    """Layout that its folder was read by (`data.layout`)."""
+    """Layout by which its training folder was read (`data.layout`)."""
     domain: str
-    """Folder of it that was taken (`data.domain`); "" for all of it."""
+    """Subfolder that was used (`data.domain`); "" for the whole folder."""
     tested: dict[str, tuple[float, str]]
-    """`test/...` -> its value on record, and whose it is: of this model, or the mean of repeats of
-    the same configuration."""
+    """`test/...` -> (recorded value, source): of this model, or the mean over repeats of the same
+    configuration."""
 
     @property
     def name(self) -> str:
-        """The name that a reader sees: `STUDY/TRIAL`."""
+        """Display name: `STUDY/TRIAL`, with the seed of a repeat."""
         again = "" if self.repeat is None else f", repeat {self.repeat}"
         return f"{self.study.name}/{self.trial}{again}"
 
     def on_record(self, metric: str) -> str:
-        """The value of a test metric on record, in words."""
+        """Describe the recorded value of a test metric."""
         if metric not in self.tested:
             return f"no {metric} on record: this configuration was not repeated"
         value, whose = self.tested[metric]
@@ -66,14 +66,13 @@ class Trained:
 def load_trained(
     wanted: str, storage: Path, repeat: int | None = None, data: str | None = None
 ) -> Trained:
-    """Load the model of STUDY (its chosen trial) or STUDY/TRIAL, onto the GPU where there is one.
+    """Load the model of STUDY (its chosen trial) or STUDY/TRIAL, onto the GPU if there is one.
 
     Args:
-        repeat: seed of a repeat of that trial, whose weights are wanted instead of the trial's.
-        data: folder of the training data, where it is no longer the one on record.
+        repeat: seed of a repeat of that trial, whose weights to load instead of the trial's.
+        data: folder of the training data, if it is no longer the recorded one.
     Raises:
-        UserError: no such trial or repeat, none that has weights, or nothing says what its classes
-            are.
+        UserError: there is no such trial or repeat, it has no weights, or its classes are unknown.
     """
     name, _, number = wanted.partition("/")
     record = read_record(storage / name)
@@ -103,7 +102,7 @@ def load_trained(
 
 
 def _missing(record: Record, trial: int, repeat: int | None) -> str:
-    """Say why there are no weights, and what to do."""
+    """Say why there are no weights, and what to do about it."""
     if repeat is None:
         return not_kept(record, trial)
     return (
@@ -113,14 +112,14 @@ def _missing(record: Record, trial: int, repeat: int | None) -> str:
 
 
 def _chosen_trial(record: Record, number: str) -> int:
-    """The trial that is asked for; the study's answer for ""."""
+    """Return the requested trial; for "", the study's answer."""
     study = record.folder.name
     completed = sorted(record.completed)
     if not completed:
         raise UserError(f"no trial of study {study!r} has been completed; resume it first")
     if not number:
         chosen = record.best_number()
-        assert chosen is not None  # some are completed
+        assert chosen is not None  # some trials are completed
         return chosen
     if not number.isdecimal() or int(number) not in completed:
         valid = ", ".join(str(trial) for trial in completed)
@@ -142,7 +141,7 @@ def _repeat(record: Record, trial: int, seed: int) -> Run:
 
 
 def _tested(record: Record, trial: int, repeat: int | None) -> dict[str, tuple[float, str]]:
-    """Test metrics on record; trials themselves are never tested."""
+    """Return the recorded test metrics; trials themselves are never tested."""
     finals = {seed: final for (number, seed), final in record.finals().items() if number == trial}
     if repeat is not None:
         return {name: (value, "of these weights") for name, value in finals[repeat].items()}
@@ -166,10 +165,10 @@ def _describe(
     config: dict[str, Any],
     data: str | None,
 ) -> dict[str, Any]:
-    """The content of `model.json`.
+    """Return the content of `model.json`.
 
-    The training data says it, if it is still what it was. Otherwise a model that the study has
-    exported does, or the arrays that every trial leaves for its pictures.
+    It is derived from the training data if that is unchanged. Otherwise it comes from a model that
+    the study has exported, or from the arrays that every trial leaves for its pictures.
     """
     if data is not None:
         config = {**config, "data.name": data}
@@ -193,8 +192,8 @@ def _describe(
 
 
 def _levels_on_record(record: Record) -> list[float] | None:
-    """The range that training scaled values of more than 8 bits from, by the study's summary of its
-    data; None without such values."""
+    """Return the range from which training scaled values of more than 8 bits, according to the
+    study's data summary; None without such values."""
     summary = record.manifest.data_summary
     found = None if summary is None else summary.found
     if found is None or found.levels is None:
@@ -211,7 +210,7 @@ def _exported(study: Path) -> dict[str, Any] | None:
 
 
 def _left_by_trial(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
-    """Names and colours of the classes from the arrays of the trial's pictures."""
+    """Read names and colours of the classes from the arrays for the trial's pictures."""
     s3.present_in(folder)
     about: dict[str, Any] = {"kind": served_as(experiment.trainable), "classes": [], "colors": []}
     files = [*folder.glob("embeddings-val-*.npz"), *folder.glob("masks-*.npz")]
