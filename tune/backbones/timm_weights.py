@@ -1,5 +1,7 @@
 """Weights published by timm, from the Hugging Face hub or its local cache.
 
+Values of `--backbone`:
+
     --backbone timm              # timm's own choice for backbone.name=timm:NAME
     --backbone timm:lvd142m      # weights by their tag
 """
