@@ -1,5 +1,5 @@
-"""Running trials. Ray reads these settings when it is imported, so they are set before any module
-of this room imports it."""
+"""Running trials. Ray reads the settings below when it is imported, so they are set before any
+module of this package imports it."""
 
 import os
 

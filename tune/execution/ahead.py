@@ -1,5 +1,5 @@
-"""Ray, and the template of trials' processes, started while the driver still reads the data: both
-take seconds, of another core. Imports no Ray before that."""
+"""Start Ray, and the template of trials' processes, while the driver still reads the data. Both
+take seconds, on another core. Nothing is imported from Ray before that."""
 
 import contextlib
 import os
@@ -12,24 +12,23 @@ from pathlib import Path
 from tune.execution import template
 
 _RAY = ("raylet", "gcs_server")
-"""Processes with which the others of Ray end."""
+"""Processes of Ray whose end also ends the others."""
 _OF_SEVERAL = ("torch._dynamo",)
 """Imported by torch's DistributedDataParallel, in every worker of a trial that has several."""
 _GPU = Path("/dev/nvidiactl")
-"""With a GPU, the template imports nothing that could look at it."""
+"""Exists on a machine with a GPU; there the template imports nothing that could look at it."""
 _begun: "Future[bool] | None" = None
 _ended = threading.Event()
-"""Ray's processes end with the thread that has started them, which therefore waits for this."""
+"""Ray's processes end with the thread that started them, so that thread waits for this."""
 
 
 def begin(modules: Sequence[str], workers: int, shared: bool = False) -> None:
-    """Begin to start Ray on this machine, for the session that comes next, which it does not wait
-    for.
+    """Begin to start Ray on this machine for the next session, and return without waiting for it.
 
     Args:
-        modules: what trials import, besides what all do (`template.MODULES`).
+        modules: modules that trials import, besides those that all import (`template.MODULES`).
         workers: workers of each trial.
-        shared: as of `template.Template`.
+        shared: see `template.Template`.
     """
     global _begun
     if _begun is not None or os.environ.get("RAY_ADDRESS"):
@@ -45,19 +44,19 @@ def begin(modules: Sequence[str], workers: int, shared: bool = False) -> None:
 
 
 def take() -> "Future[bool] | None":
-    """Hand over what has begun, once: it becomes what `start_ray` returns."""
+    """Hand over the start that has begun, once. Its result is what `start_ray` returns."""
     global _begun
     begun, _begun = _begun, None
     return begun
 
 
 def release() -> None:
-    """Let the thread end that has started Ray, which has been stopped."""
+    """Let the thread end that started Ray, after Ray has been stopped."""
     _ended.set()
 
 
 def abandon() -> None:
-    """Stop in order what has begun and nobody has taken."""
+    """Stop Ray in order if it was started and nobody has taken it."""
     begun = take()
     if begun is None:
         return
@@ -68,19 +67,19 @@ def abandon() -> None:
 
 
 def discard() -> None:
-    """Kill what has begun and nobody has taken, such as before a refusal: this process leaves at
-    once, and Ray's own would wait for one another for half a minute."""
+    """Kill Ray if it was started and nobody has taken it, for example before a refusal. This
+    process exits at once, and Ray's own processes would wait for one another for half a minute."""
     if take() is None:
         return
     template.end()
     daemons = _own_children(_RAY)
-    for process in [*daemons, *_children(daemons)]:  # its agents would look for it for long
+    for process in [*daemons, *_children(daemons)]:  # agents would search for it for a while
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
 
 def _own_children(names: Sequence[str]) -> list[int]:
-    """Ids of the processes with these names that this one has started."""
+    """Ids of the processes with these names that this process has started."""
     found = []
     for process, name in _children([os.getpid()]).items():
         if name in names:

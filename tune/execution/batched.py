@@ -1,20 +1,20 @@
-"""`--batch-trials N`: up to N trials at a time in this process, and the steps of those that train
-heads on cached features as one batched operation (`trainables/engine/together.py`).
+"""`--batch-trials N`: run up to N trials at a time in this process. The steps of those that train
+heads on cached features are done as one batched operation (`trainables/engine/together.py`).
 
-Each trial runs `trial.run` in a thread of its own, and so has its own events, checkpoints, ends,
-and resumption. The driver lets them take turns:
+Each trial runs `trial.run` in a thread of its own, so it has its own events, checkpoints, end and
+resume. The driver lets the threads take turns:
 
-1. It trains all that wait for steps.
-2. These finish their epochs side by side, each in its own folder: mostly, they wait for the disk.
-3. One after the other, in the order of their beginnings, trials report, and go on to the steps of
-   their next epochs, or to their ends.
+1. The driver trains all trials that wait for steps.
+2. These finish their epochs side by side, each in its own folder; mostly they wait for the disk.
+3. One after the other, in the order in which they began, trials report and continue to the steps of
+   their next epochs, or end.
 
-New trials begin when all have ended. Meanwhile most are stopped early, and those that are left run
-to their ends quickly; had others taken the places at once, the best trial would wait for each
-beginner. And the sampler proposes nothing before it knows all results.
+New trials begin when all have ended. By then most have been stopped early, and the rest run to
+their ends quickly. If others took the free places at once, the best trial would wait for each of
+them. Also, the sampler proposes nothing before it knows all results.
 
-What a trial does, and what the study knows when it asks, is therefore independent of how threads
-are scheduled.
+So neither the work of a trial nor what the study knows when it is asked depends on how threads are
+scheduled.
 """
 
 import threading
@@ -38,7 +38,7 @@ from tune.study.work import Outcome, Work
 
 
 class _BrokenOff(BaseException):
-    """The driver ends, and the trial's thread with it: to the study it is a kill."""
+    """The driver ends, and the trial's thread with it; to the study this is a kill."""
 
 
 class BatchRuntime(LocalRuntime):
@@ -64,7 +64,7 @@ class BatchRuntime(LocalRuntime):
         epoch_end: int,
         total_steps: int,
     ) -> None:
-        """Let the driver train the epoch; alone, where the trial is none that can be batched."""
+        """Let the driver train the epoch; train it alone if the trial cannot be batched."""
         member = member_of(state, config, runtime, epoch_end, total_steps)
         if member is None:
             train_epoch(state, config, runtime, epoch_end, total_steps)
@@ -78,7 +78,7 @@ class BatchRuntime(LocalRuntime):
                 save(state, runtime)
 
     def _wait_for_driver(self, member: Member) -> None:
-        """Wait for some steps. The epoch's clock counts the trial's share of them alone, not what
+        """Wait for some steps. The epoch's clock counts only the trial's share of them, not what
         other trials do meanwhile."""
         began = time.perf_counter()
         self._trial.wait_for_driver(member)
@@ -132,7 +132,7 @@ class RunningTrial:
         self._driver.acquire()
 
     def wait_for_driver(self, member: Member | None = None) -> None:
-        """Called by the trial: wait for steps of an epoch, or for the turn to report."""
+        """Called by the trial: wait for steps of an epoch, or for its turn to report."""
         self.waiting = member
         self._driver.release()
         self._own.acquire()
@@ -140,7 +140,7 @@ class RunningTrial:
             raise _BrokenOff
 
     def break_off(self) -> None:
-        """End the thread where it waits."""
+        """End the thread at the point where it waits."""
         if not self.has_ended:
             self._broken_off = True
             self._own.release()
@@ -158,7 +158,7 @@ class RunningTrial:
 
 
 def idle_gpus(base: Mapping[str, Any]) -> int:
-    """Number of GPUs that a batched study leaves idle, as it trains on one of them."""
+    """Number of GPUs that a batched study leaves idle, because it trains on only one of them."""
     if base["train.device"] == "cpu":
         return 0
     return max(0, torch.cuda.device_count() - 1)
@@ -200,7 +200,7 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
 def _begin_trials(
     study: Study, experiment: Experiment, width: int, running: list[RunningTrial]
 ) -> None:
-    """Hand out work until so many trials run; each goes on to its first epoch."""
+    """Hand out work until `width` trials run; each continues to its first epoch."""
     while len(running) < width:
         if not running:
             study.await_disk()
@@ -225,7 +225,7 @@ def _proceed(study: Study, trial: RunningTrial, running: list[RunningTrial]) -> 
 
 
 def _end_trials(study: Study, running: list[RunningTrial]) -> None:
-    """Put the trials that have ended on record, and forget them."""
+    """Record the trials that have ended, and forget them."""
     for trial in [trial for trial in running if trial.outcome is not None]:
         running.remove(trial)
         _end(study, trial)

@@ -1,5 +1,5 @@
-"""The capacity of a cluster: how many trials run at a time on the machines that it has or, on the
-head of one that grows, on all that it may start."""
+"""The capacity of a cluster: how many trials run at a time on its current machines or, on the head
+of a cluster that grows, on all machines that it may start."""
 
 import math
 import os
@@ -22,10 +22,11 @@ _PARTS = 10_000  # Ray counts resources in ten-thousandths
 
 
 class ConcurrencyLimit:
-    """Number of trials at a time: `concurrent`, or the cluster's capacity.
+    """Number of concurrent trials: `concurrent`, or the cluster's capacity.
 
-    The capacity is looked up every few seconds, as machines come and go. Trials that wait for a
-    machine make an autoscaler start one: were the limit what runs already, none would ever start.
+    The capacity is read every few seconds, because machines come and go. Trials that wait for a
+    machine make an autoscaler start one. If the limit were what is running now, none would ever
+    start.
     """
 
     def __init__(self, group: WorkerGroup, concurrent: int | None):
@@ -46,14 +47,15 @@ class ConcurrencyLimit:
         return self._capacity
 
     def leave_out(self, workers: int) -> None:
-        """Count a machine no more, on which so many workers would fit. A group of workers that
-        waits for its place gives up: there are to be no more groups than the others hold."""
+        """Stop counting a machine with space for this many workers. A group of workers that waits
+        for its place gives up, so there must not be more groups than the other machines can
+        hold."""
         self._unused += workers
         self._looked_up_at = -math.inf
 
 
 def workers_on(resources: dict[str, float], group: WorkerGroup) -> int:
-    """Workers of such a group that fit on a machine with these resources."""
+    """Number of workers of this group that fit on a machine with these resources."""
     workers = _times(resources.get("CPU", 0.0), group.cpus)
     if group.gpus:
         workers = min(workers, _times(resources.get("GPU", 0.0), group.gpus))
@@ -64,7 +66,7 @@ def _capacity(group: WorkerGroup, unused: int) -> int:
     """Number of such groups that the cluster can run at a time, at least 1.
 
     Args:
-        unused: workers that would fit on machines which get none.
+        unused: workers that would fit on machines that get none.
     """
     resources = cluster_resources()
     if group.gpus:
@@ -75,18 +77,18 @@ def _capacity(group: WorkerGroup, unused: int) -> int:
 
 
 def on_a_cluster() -> bool:
-    """True where RAY_ADDRESS names a cluster; else Ray is started for this study alone."""
+    """True if RAY_ADDRESS names a cluster; otherwise Ray is started for this study only."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def gpus_of_a_worker(asked: float | None, device: str = "auto") -> float:
-    """GPUs of each worker: as asked for; by default one where the cluster has or may start any, and
-    trials train on it.
+    """Return the GPUs of each worker: as requested; by default one, if the cluster has or may start
+    any and trials train on it.
 
     Args:
         device: `train.device`.
     Raises:
-        UserError: trials are to train on a GPU, and get none.
+        UserError: trials are to train on a GPU and get none, or get some and do not use them.
     """
     found = 0.0 if device in ("cpu", "mps") else cluster_resources()["GPU"]
     gpus = min(1.0, found) if asked is None else asked
@@ -104,13 +106,13 @@ def gpus_of_a_worker(asked: float | None, device: str = "auto") -> float:
 
 
 def refuse_on_this_machine(workers: int, threads: float, gpus: float | None) -> None:
-    """Refuse a trial that this machine cannot run before Ray is started; of a cluster nothing is
-    known before.
+    """Refuse a trial that this machine cannot run, before Ray is started. The size of a cluster is
+    not known before that.
 
     Args:
-        gpus: GPUs of each worker, as asked for.
+        gpus: requested GPUs of each worker.
     Raises:
-        UserError: as of `refuse_what_never_fits`.
+        UserError: see `refuse_what_never_fits`.
     """
     if on_a_cluster():
         return
@@ -123,8 +125,8 @@ def refuse_on_this_machine(workers: int, threads: float, gpus: float | None) -> 
 def refuse_what_never_fits(group: WorkerGroup) -> None:
     """Refuse a trial that the cluster cannot run, before any starts.
 
-    A cluster of RAY_ADDRESS may grow in ways that are not known here: there a single worker waits
-    for its machine.
+    A cluster at RAY_ADDRESS may grow in ways that are not known here, so a single worker waits
+    there for its machine.
 
     Raises:
         UserError: one trial needs more than the machine or the cluster can have.
@@ -155,8 +157,8 @@ def _refuse(group: WorkerGroup, resources: dict[str, float]) -> None:
 
 
 def _times(available: float, each: float) -> int:
-    """Times that `each` fits. A share is one of a single GPU, so that 1.5 GPUs hold as many
-    shares as 1. In ten-thousandths, as Ray counts: in floats 1 // 0.2 is 4."""
+    """Number of times that `each` fits. A share belongs to a single GPU, so 1.5 GPUs hold as many
+    shares as 1. It is computed in ten-thousandths, as Ray counts: in floats 1 // 0.2 is 4."""
     if each < 1:
         shares = _PARTS // round(each * _PARTS)
         return int(available) * shares
@@ -174,8 +176,8 @@ def cluster_resources() -> dict[str, float]:
 
 
 def _cluster_config() -> dict[str, Any] | None:
-    """The file of a cluster that grows; None where Ray does not grow."""
-    if not on_a_cluster():  # started for this study alone
+    """The file of a cluster that grows; None if Ray does not grow."""
+    if not on_a_cluster():  # Ray was started for this study only
         return None
 
     if on_kubernetes():
@@ -205,7 +207,7 @@ def machine_resources() -> dict[str, float]:
 
 
 def at_its_largest(config: dict[str, Any]) -> dict[str, float]:
-    """CPUs and GPUs of all worker nodes that a cluster file allows at a time; each resource is
+    """CPUs and GPUs of all worker nodes that a cluster file allows at a time. Each resource is
     counted as if the nodes were chosen for it."""
     node_types = config["available_node_types"]
     workers = [spec for name, spec in node_types.items() if name != config["head_node_type"]]
@@ -213,7 +215,7 @@ def at_its_largest(config: dict[str, Any]) -> dict[str, float]:
 
 
 def _largest_sum(node_types: list[dict[str, Any]], resource: str, max_workers: int) -> float:
-    """The most of a resource that `max_workers` nodes have."""
+    """Largest amount of a resource that `max_workers` nodes can have."""
     remaining = max_workers
     total = 0.0
     for spec in sorted(node_types, key=lambda spec: -spec["resources"].get(resource, 0)):

@@ -1,4 +1,4 @@
-"""Makes Ray's workers import the vistune that this process runs."""
+"""Make Ray's workers import the vistune that this process runs."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ _PACKAGES = ("tune", "trainables", "search_spaces")
 
 
 class OwnCodeFirst(JobConfig):
-    """Put the folder of our packages before the current one on the path of Ray's workers.
+    """Puts the folder of our packages before the current one on the path of Ray's workers.
 
-    Ray puts the current folder first. A `tune` in it that is not ours, such as a checkout beside
-    an installed wheel, would take the place of ours. The overridden method is one of Ray's private
-    ones: tests/tune/execution/test_code_path.py looks at what a worker imports.
+    Ray puts the current folder first. A `tune` there that is not ours, such as a checkout beside an
+    installed wheel, would take the place of ours. The overridden method is private to Ray:
+    tests/tune/execution/test_code_path.py checks what a worker imports.
     """
 
     def _serialize(self) -> str:
         ships_code = self._runtime_env_has_working_dir()  # type: ignore[no-untyped-call]
         if not ships_code and hides_ours(Path.cwd()):
-            self._py_driver_sys_path.append(str(ROOT))  # each goes before the one before it
+            self._py_driver_sys_path.append(str(ROOT))  # Ray puts each before the previous one
         return super()._serialize()
 
 
 def hides_ours(folder: Path) -> bool:
-    """Tell whether a package of our names lies in a folder, which is not the one of our code."""
+    """True if a folder other than that of our code contains a package with one of our names."""
     found = any((folder / name / "__init__.py").exists() for name in _PACKAGES)
     return found and folder.resolve() != ROOT

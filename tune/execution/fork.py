@@ -1,8 +1,8 @@
-"""A fork of this process that calls one function: a process that has everything imported at once.
+"""A fork of this process that calls one function: it has everything imported at once.
 
-Only a process of one thread may be forked: what another thread holds, such as a lock, would never
-be given back in the fork. Libraries of linear algebra have threads as soon as they are imported,
-and see to forks themselves.
+Only a process with one thread may be forked: a lock that another thread holds would never be
+released in the fork. Libraries of linear algebra have threads as soon as they are imported, and
+handle forks themselves.
 """
 
 import atexit
@@ -20,18 +20,18 @@ from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FIRST_FILE = 3
-"""After standard input, output and error."""
+"""First descriptor after standard input, output and error."""
 
 
 def may_fork() -> bool:
-    """True where this process has no threads but those of linear algebra."""
+    """True if this process has no threads except those of linear algebra."""
     if sys.platform != "linux" or threading.active_count() > 1:
         return False
     return len(list(Path("/proc/self/task").iterdir())) <= 1 + _waiting_threads()
 
 
 def _waiting_threads() -> int:
-    """Threads that OpenBLAS has made, which wait for work."""
+    """Number of threads that OpenBLAS has created, which wait for work."""
     from threadpoolctl import threadpool_info
 
     pools = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
@@ -39,13 +39,13 @@ def _waiting_threads() -> int:
 
 
 class Fork:
-    """The process, in a session of its own, as whoever has started it sees it.
+    """The forked process, in a session of its own, as its parent sees it.
 
-    Its standard input is a pipe that ends with this process; what it writes goes nowhere.
+    Its standard input is a pipe that closes when this process ends; its output is discarded.
 
     Args:
-        call: what it does; its end is that of the process.
-        keep: number of an open file that the fork keeps. It has no others.
+        call: what the process does; the process ends when it returns.
+        keep: number of an open file that the fork keeps. All others are closed.
     """
 
     def __init__(self, call: Callable[[], None], keep: int):
@@ -79,7 +79,7 @@ class Fork:
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # whoever waits for all children has had it
+            except ChildProcessError:  # somebody who waits for all children has reaped it
                 self.returncode = 0
             else:
                 if pid:
@@ -91,8 +91,8 @@ Process = Fork | subprocess.Popen[bytes]
 
 
 def _become(call: Callable[[], None], reader: int, keep: int) -> NoReturn:
-    """Do what the fork is for, then end as a Python process does; nothing of the callers' runs
-    any more."""
+    """Call the function in the fork, then exit as a Python process does. Nothing of the caller's
+    code runs any more."""
     code = 1
     try:
         os.setsid()
@@ -111,22 +111,22 @@ def _become(call: Callable[[], None], reader: int, keep: int) -> NoReturn:
 
 
 def _leave_files(reader: int, keep: int) -> None:
-    """Take the pipe for standard input, give the output to nobody, and close all other files: a
-    lock that this process held would be held by two."""
+    """Take the pipe as standard input, discard the output, and close all other files. Otherwise two
+    processes would hold a lock that this process held."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number, file in ((0, reader), (1, nowhere), (2, nowhere)):
         os.dup2(file, number)
     os.closerange(_FIRST_FILE, keep)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-    # A stream that another one replaces later must not take the descriptor with it.
+    # A stream that replaces one of these later must not close the descriptor.
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww")
     )
 
 
 def _forget_what_the_callers_would_do_at_their_end() -> None:
-    """Leave it to them: the end of a fork, or of a fork of it, would remove their temporary
-    folders."""
+    """Clear the parent's exit handlers. At the end of the fork, or of a fork of it, they would
+    remove the parent's temporary folders."""
     atexit._clear()
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _end(code: int) -> NoReturn:
-    """End as the interpreter does when its script has ended."""
+    """Exit as the interpreter does when its script has ended."""
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):

@@ -15,22 +15,22 @@ from trainables.files import BEST, HISTORY, LAST
 NEXT = ".next.pt"
 """A save whose epoch has not been reported yet."""
 OURS = "vistune"
-"""Key of a checkpoint that is not the function's own."""
+"""Key in a checkpoint for what is not the function's own."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Saves:
-    """The checkpoints of a trial: a save is staged, and takes its place when it counts.
+    """The checkpoints of a trial: a save is staged first, and takes its place when it counts.
 
     Args:
-        folder: of the trial.
-        device: of what is read.
-        writes: False in all workers but that of rank 0.
+        folder: folder of the trial.
+        device: device for tensors that are read.
+        writes: False in all workers except rank 0.
     """
 
     def __init__(self, folder: Path, device: torch.device, *, writes: bool):
         self.is_staged = False
-        """A save waits to count."""
+        """A save is waiting to count."""
         self._folder = folder
         self._device = device
         self._writes = writes
@@ -40,7 +40,7 @@ class Saves:
         """Write a save that does not count yet.
 
         Raises:
-            ValueError: a part could not be read again.
+            ValueError: a part cannot be read back.
         """
         if not self._writes:
             return
@@ -72,8 +72,8 @@ class Saves:
 
 
 def saved_epoch(folder: Path) -> int | None:
-    """Epochs done before the checkpoint in a trial's folder; None where there is none of ours, as
-    the function may write a file of that name itself."""
+    """Number of epochs done before the checkpoint in a trial's folder; None if there is none of
+    ours, because the function may write a file of that name itself."""
     path = folder / LAST
     if not path.exists():
         return None
@@ -83,13 +83,13 @@ def saved_epoch(folder: Path) -> int | None:
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
         return None
 
-    # Without the reports before it the best epoch is unknown: the trial begins anew.
+    # Without the earlier reports the best epoch is unknown, so the trial begins anew.
     is_known = epoch == 0 or (folder / HISTORY).exists()
     return epoch if is_known else None
 
 
 def check_readable(path: Path, parts: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint now that could not be read at a resume."""
+    """Check now that a checkpoint can be read when the trial resumes."""
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -101,7 +101,7 @@ def check_readable(path: Path, parts: Mapping[str, Any]) -> None:
 
 
 def _first_foreign(place: str, value: Any) -> str:
-    """Name the first value within another that a checkpoint may not hold, and its type; "" where
+    """Name and type of the first value within another that a checkpoint must not contain; "" if
     there is none."""
     if isinstance(value, Mapping):
         entries = [
@@ -117,7 +117,7 @@ def _first_foreign(place: str, value: Any) -> str:
 
 
 def replace_by_link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file, in one step; a copy where a disk has no such names."""
+    """Make `target` a hard link to a file, in one step; a copy if the disk has no hard links."""
     link = target.with_name(f".{target.name}.link")
     link.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""The reports of a function's trial, epoch by epoch, in a file that its next start reads."""
+"""The reports of a function's trial, epoch by epoch, in a file that the next start reads."""
 
 import json
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ class History:
     """The reports of a trial.
 
     Args:
-        path: its file.
-        objective: metric by which an epoch is the best.
-        last_epoch: epoch of the checkpoint that training resumes from; reports behind it are
-            forgotten. None without one: training begins anew.
-        writes: False in all workers but that of rank 0.
+        path: file of the reports.
+        objective: metric that decides which epoch is the best.
+        last_epoch: epoch of the checkpoint that training resumes from; later reports are forgotten.
+            None: there is no checkpoint, and training begins anew.
+        writes: False in all workers except rank 0.
     """
 
     def __init__(self, path: Path, objective: str, last_epoch: float | None, *, writes: bool):
@@ -43,28 +43,29 @@ class History:
 
     @property
     def last_epoch(self) -> int | None:
-        """The epoch that was reported last; None before any."""
+        """The last reported epoch; None before the first."""
         return self._reports[-1].epoch if self._reports else None
 
     @property
     def best(self) -> Report | None:
-        """The report with the best objective, the first of equal ones; None before any."""
+        """The report with the best objective, the first of equal ones; None before the first
+        report."""
         return max(self._reports, key=self._value, default=None)
 
     def forget(self, epoch: int = 0) -> None:
-        """Forget the reports from an epoch on: it is trained again."""
+        """Forget the reports from an epoch on, because it is trained again."""
         self._reports = [report for report in self._reports if report.epoch < epoch]
 
     def add(self, report: Report) -> None:
-        """Note a report."""
+        """Add a report."""
         self._reports.append(report)
         self._write()
 
     def note_saved(self, epoch: int) -> bool:
-        """Note that the save of an epoch counts, if it is the one that was reported last.
+        """Note that the save of an epoch counts, if that epoch was reported last.
 
         Returns:
-            True where it is the best epoch that has a save.
+            True if it is the best epoch that has a save.
         """
         if self.last_epoch != epoch:
             return False

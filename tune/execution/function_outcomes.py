@@ -1,4 +1,4 @@
-"""Scores of test images as a function gives them, in the form that verdicts rest on."""
+"""Scores of test images from a function, in the form that verdicts are based on."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from trainables.outcomes import ImageOutcomes
 
 _STEPS = 1_000_000
-"""A score that is neither 0 nor 1 is kept as so many parts of 1."""
+"""Scores other than 0 and 1 are stored as a number of such parts of 1."""
 _TOLERANCE = 1e-4  # between a metric and the mean of its scores
 
 
@@ -24,10 +24,10 @@ def outcomes_per_image(
     Args:
         metrics: full names, `test/...`.
         per_image: metric -> (n,) scores in [0, 1].
-        groups: (n,) labels; images with one label belong together.
+        groups: (n,) labels; images with the same label belong together.
     Raises:
-        ValueError: scores outside [0, 1] or of different numbers, or a metric that is not their
-            mean.
+        ValueError: scores outside [0, 1] or of different numbers, or a metric that is not the mean
+            of its scores.
     """
     scores = {name: _scores(name, values) for name, values in per_image.items()}
     counts = {len(values) for values in scores.values()}
@@ -51,7 +51,7 @@ def outcomes_per_image(
 
 
 def _scores(name: str, values: Sequence[float]) -> np.ndarray:  # (n,) float64
-    """The scores as an array."""
+    """Convert the scores to an array."""
     array = np.asarray([float(value) for value in values], np.float64)
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"per_image scores of {name} must be in [0, 1]")
@@ -71,7 +71,7 @@ def _check_mean(name: str, values: np.ndarray, metrics: Mapping[str, float]) -> 
 
 
 def _digest(count: int, groups: Sequence[Any] | None) -> str:
-    """Digest of a test set of which nothing but size and groups is known."""
+    """Digest of a test set of which only size and groups are known."""
     text = f"{count} {None if groups is None else [str(group) for group in groups]}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

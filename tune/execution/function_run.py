@@ -1,13 +1,13 @@
-"""The `run` that a function is given: its place, its epochs, its checkpoints and its reports.
+"""The `run` that a function is given: its folder, its epochs, its checkpoints and its reports.
 
     last.pt        {"model", ..., "vistune"}, the last run.save(); the trial resumes from it
     best.pt        the save of the best epoch so far
     .history.json  what has been reported, epoch by epoch
     .next.pt       a save whose epoch has not been reported yet
 
-A save counts once its epoch has been reported: it waits in `.next.pt`, and takes the place of
-`last.pt` after the study has the report on disk. So a trial that was killed anywhere trains the
-epoch again whose report the study may lack, and no other.
+A save counts once its epoch has been reported: it waits in `.next.pt`, and replaces `last.pt` after
+the study has the report on disk. So a trial that was killed at any moment repeats only the epoch
+whose report the study may lack.
 """
 
 import hashlib
@@ -35,26 +35,27 @@ from tune.study.work import Work
 
 
 class TrialStopped(BaseException):
-    """The study has stopped this trial. It ends the function at `run.report`; no `except Exception`
-    catches it."""
+    """The study has stopped this trial. It ends the function at `run.report`; `except Exception`
+    does not catch it."""
 
 
 class FunctionRun:
     """One trial, or one repeat of a trial, as its function sees it.
 
     With several workers (`--workers N`) each of them calls the function, with `torch.distributed`
-    set up. All call `load`, `epochs`, `save` and `report` in the same order. Only what rank 0 saves
-    and reports counts.
+    set up. All must call `load`, `epochs`, `save` and `report` in the same order. Only what rank 0
+    saves and reports counts.
 
     Attributes:
-        directory: folder of its files, a `Path`; it stays when the trial has ended.
+        directory: folder of the trial's files, a `Path`; it stays after the trial has ended.
         device: the `torch.device` to train on.
         rank: number of this worker, in [0, world_size).
         world_size: workers of this trial.
         seed: seed of this run, the same for all workers. Python, NumPy and torch are already seeded
-            with it, and again, from it and the epoch, at the start of each epoch of `epochs`.
+            with it. `epochs` seeds them again at the start of each epoch, from the seed and the
+            epoch.
         threads: CPU threads of this worker.
-        wants_test: True if `test` counts: in repeats. During the search it is ignored.
+        wants_test: True if `test` counts, as in repeats. During the search it is ignored.
     """
 
     def __init__(self, function: Function, work: Work, runtime: Runtime):
@@ -68,7 +69,7 @@ class FunctionRun:
 
         self._function = function
         self._runtime = runtime
-        # A script has checkpoints of its own.
+        # A script has its own checkpoints.
         own = getattr(function.call, "resumes_itself", False)
         self._saved_epoch = None if own else distributed.broadcast(saved_epoch(self.directory))
         self._has_loaded = False
@@ -97,8 +98,8 @@ class FunctionRun:
 
     @property
     def resume_from(self) -> Path | None:
-        """The checkpoint of the last `save`, or None at the first start. Reading it counts as
-        `load`: `epochs` then continues after it."""
+        """Path of the checkpoint of the last `save`; None at the first start. Reading this property
+        counts as `load`: `epochs` then continues after the checkpoint."""
         self._note_loaded()
         return self.directory / LAST if self._saved_epoch is not None else None
 
@@ -110,19 +111,20 @@ class FunctionRun:
         return self._saves.read(LAST)
 
     def load_best(self) -> dict[str, Any] | None:
-        """Return what `save` was given in the best epoch that has a save; None if there is none."""
+        """Return what `save` was given in the best epoch with a save; None if there is none."""
         if not (self.directory / BEST).exists():
             return None
         return self._saves.read(BEST)
 
     def epochs(self, count: int) -> Iterator[int]:
-        """Count epochs from 0 to `count - 1`; after a kill, from the first that has no `save`.
+        """Yield epochs from 0 to `count - 1`; after a kill, from the first one without a `save`.
 
-        It tells the study the length of the trial, and so the epochs at which trials are compared.
-        A function that never calls `load` begins anew.
+        This tells the study the length of the trial, and so the epochs at which trials are
+        compared. If the function never calls `load`, it begins anew.
 
         Raises:
-            ValueError: `count` is not a number of epochs, or there is such a loop already.
+            ValueError: `count` is not a number of epochs, or there was such a loop or a report
+                already.
         """
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"run.epochs({count!r}) must be given a number of epochs, from 1")
@@ -130,7 +132,7 @@ class FunctionRun:
             raise ValueError("run.epochs is for one loop, which has all calls of run.report in it")
 
         self._length = count
-        distributed.wait_for_all()  # each has loaded what the others may now replace
+        distributed.wait_for_all()  # all have loaded the files that may now be replaced
         for epoch in range(self._resumed_epoch(), count):
             self._epoch = epoch + 1
             self._saves.is_staged = False
@@ -140,10 +142,10 @@ class FunctionRun:
             yield epoch
             if self._saves.is_staged:
                 self._keep_save()
-        distributed.wait_for_all()  # the best save is there for each of them
+        distributed.wait_for_all()  # the best save is there for all workers
 
     def report(self, **metrics: float) -> None:
-        """Report an epoch: the objective, and whatever else to record.
+        """Report an epoch: the objective, and anything else to record.
 
         Args:
             metrics: name -> number. `loss=...` is `val/loss`; a name with a slash, as in
@@ -158,11 +160,12 @@ class FunctionRun:
 
     def save(self, **parts: Any) -> None:
         """Write a checkpoint: tensors, numbers, strings, and lists and dictionaries of them, such
-        as `model=model.state_dict()`. It replaces the last one as soon as the epoch has been both
-        saved and reported; without `epochs`, at once.
+        as `model=model.state_dict()`. It replaces the last one once the epoch has been both saved
+        and reported; without `epochs`, at once.
 
         Raises:
-            ValueError: `torch.load(..., weights_only=True)` cannot read a part again.
+            ValueError: `torch.load(..., weights_only=True)` cannot read a part back, or a name is
+                reserved.
         """
         self._leave_if_stopped()
         if OURS in parts:
@@ -181,15 +184,15 @@ class FunctionRun:
         groups: Sequence[Any] | None = None,
         **metrics: float,
     ) -> None:
-        """Give the metrics of the test split, after the training. They are kept only for repeats,
-        and give the study its verdict; a search must not see them.
+        """Report the metrics of the test split, after training. They are kept only for repeats,
+        where they give the study its verdict; a search must not see them.
 
         Args:
-            per_image: the objective's score in [0, 1] of each test image, in the same order in
+            per_image: the objective's score in [0, 1] for each test image, in the same order in
                 every run; or metric -> scores. With it the verdict also covers another draw of test
                 images.
-            groups: label of each test image; images with one label belong together, such as those
-                of one patient.
+            groups: label of each test image; images with the same label belong together, such as
+                those of one patient.
             metrics: name -> number; the objective must be among them.
         Raises:
             ValueError: the objective is missing, or a metric is not the mean of its scores.
@@ -205,17 +208,17 @@ class FunctionRun:
             self.tested = found
             self.outcomes = outcomes
 
-    # -- what a script asks, which counts its epochs and resumes by itself
+    # -- for a script, which counts its epochs and resumes by itself
 
     def begin_anew(self) -> None:
-        """Forget what an earlier start has reported: training begins at its first epoch."""
+        """Forget the reports of an earlier start: training begins at its first epoch."""
         self._history.forget()
 
     def report_epoch(self, epoch: int, length: int | None, metrics: Mapping[str, Any]) -> None:
         """Report an epoch by its number, from 1; an epoch may be reported again.
 
         Args:
-            length: epochs of the trial, where they are known.
+            length: number of epochs of the trial, if it is known.
         Raises:
             TrialStopped: the study has stopped the trial.
             ValueError: the objective is missing.
@@ -226,16 +229,17 @@ class FunctionRun:
         self._history.forget(epoch)
         self._record(metrics)
 
-    # -- what the caller of the function asks
+    # -- for the caller of the function
 
     @property
     def best(self) -> Report | None:
-        """The report with the best objective, the first of equal ones; None before any."""
+        """The report with the best objective, the first of equal ones; None before the first
+        report."""
         return self._history.best
 
     def report_again(self) -> None:
-        """Send what was reported before the checkpoint: a record that was restored from an object
-        store may lack it."""
+        """Send the reports up to the checkpoint again: a record that was restored from an object
+        store may lack them."""
         for report in self._history:
             self._send(report.epoch, report.metrics)
 
@@ -246,19 +250,19 @@ class FunctionRun:
     # -- inside
 
     def _note_loaded(self) -> None:
-        """The function continues from its checkpoint."""
+        """Note that the function continues from its checkpoint."""
         if not self._has_loaded and not self._reports:
             self._has_loaded = True
             self._epoch = self._saved_epoch or 0
 
     def _resumed_epoch(self) -> int:
-        """Number of epochs that are done; 0 where the function has not loaded them."""
+        """Number of epochs that are done; 0 if the function has not loaded them."""
         if not self._has_loaded:
             self._history.forget()
         return self._epoch
 
     def _count_report(self) -> None:
-        """Take the number of the epoch that is being reported."""
+        """Determine the number of the epoch that is being reported."""
         if self._length is None:
             if not self._has_loaded and not self._reports:
                 self._history.forget()
@@ -271,7 +275,7 @@ class FunctionRun:
         self._reports += 1
 
     def _record(self, metrics: Mapping[str, Any]) -> None:
-        """Put the epoch in progress on record."""
+        """Record the current epoch."""
         found = self._costs()
         if self.rank == 0:
             found |= self._checked_metrics(metrics)
@@ -282,10 +286,10 @@ class FunctionRun:
             self._keep_save()
 
     def _checked_metrics(self, metrics: Mapping[str, Any]) -> Metrics:
-        """The metrics of a report under their full names.
+        """Return the metrics of a report under their full names.
 
         Raises:
-            TrialFailed: `nan`.
+            TrialFailed: `nan` (the objective is not a number).
         """
         found = self._function.named("val", metrics)
         if math.isnan(found[self._function.objective]):
@@ -294,7 +298,7 @@ class FunctionRun:
         return found
 
     def _costs(self) -> Metrics:
-        """Time, length and processors, beside what the function reports."""
+        """Return time, length and processors, which are recorded beside the function's metrics."""
         now = time.perf_counter()
         costs = {"time/epoch_s": now - self._began}
         self.silence.note_epoch(now - self._began)
@@ -322,7 +326,7 @@ class FunctionRun:
             raise TrialStopped
 
     def _keep_save(self) -> None:
-        """Make the staged save the one that counts, and the best one where its epoch is."""
+        """Make the staged save count, also as the best one if its epoch is the best."""
         self._saves.keep(is_best=self._history.note_saved(self._epoch))
 
 

@@ -14,7 +14,7 @@ from tune.study.work import Outcome, Work
 
 
 def run_function(function: Function, work: Work, runtime: Runtime) -> Outcome:
-    """Call the function and return how it ended. Its exceptions pass through.
+    """Call the function and return how it ended. Its exceptions are not caught.
 
     Raises:
         TrialFailed: `nan` (the objective is not a number), `no report`, `hung` (with
@@ -44,7 +44,7 @@ def _call(function: Function, work: Work, run: FunctionRun) -> None:
     try:
         function.call(plain(work.config), run)
     except SystemExit as error:
-        # Tune ends a stopped trial so, from within a report.
+        # Tune ends a stopped trial with SystemExit, from within a report.
         if run.is_reporting:
             raise
         raise RuntimeError(f"the function called sys.exit({error.code})") from error

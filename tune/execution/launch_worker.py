@@ -1,11 +1,10 @@
-"""Starts a worker of Ray, in the place of Ray's own script, which imports all of Ray only to do so
-and so makes every worker import it twice.
+"""Start a worker of Ray, in place of Ray's own script. That script imports all of Ray only to start
+the worker, so that every worker imports it twice.
 
     python launch_worker.py default_worker.py ARGUMENTS...
 
-Where a template (`template.py`) serves this driver, the worker is a fork of it, which has
-everything imported; otherwise it is a process of its own. Only the standard library is imported
-here.
+If a template (`template.py`) serves this driver, the worker is a fork of it, which has everything
+imported; otherwise it is a process of its own. This file imports only the standard library.
 """
 
 import array
@@ -15,16 +14,16 @@ import socket
 import sys
 
 SOCKET = "VISTUNE_TEMPLATE"
-"""Variable of the environment: path of the template's socket."""
+"""Environment variable with the path of the template's socket."""
 _CONTEXT = "--serialized-runtime-env-context="
 _OWN = (_CONTEXT, "--language=")
-"""Arguments for this script; the others are the worker's."""
+"""Arguments for this script; all others are the worker's."""
 _PATIENCE_S = 50.0
-"""Ray gives up a worker that has not registered after a minute."""
+"""Ray gives up on a worker that has not registered within a minute."""
 
 
 def main() -> None:
-    """Start the worker that the arguments describe; does not return but where a fork is it."""
+    """Start the worker that the arguments describe. This returns only if the worker is a fork."""
     words = sys.argv[1:]
     context = _context(words)
     if not _is_plain(context):
@@ -39,7 +38,7 @@ def main() -> None:
 
 
 def _context(words: "list[str]") -> "dict":  # type: ignore[type-arg]
-    """The environment that Ray has set up for the worker."""
+    """Return the environment that Ray has prepared for the worker."""
     for word in words:
         if word.startswith(_CONTEXT):
             context: dict = json.loads(word[len(_CONTEXT) :] or "{}")  # type: ignore[type-arg]
@@ -48,20 +47,20 @@ def _context(words: "list[str]") -> "dict":  # type: ignore[type-arg]
 
 
 def _is_plain(context: "dict") -> bool:  # type: ignore[type-arg]
-    """True where the worker is this Python, and nothing is to be done before it starts."""
+    """True if the worker is this Python, and nothing has to be done before it starts."""
     python = context.get("py_executable") or sys.executable
     others = ("command_prefix", "override_worker_entrypoint")
     return python == sys.executable and not any(context.get(name) for name in others)
 
 
 def _is_default(words: "list[str]") -> bool:
-    """True for a worker that runs tasks; others move objects, and need nothing of ours."""
+    """True for a worker that runs tasks. Others move objects, and need nothing of ours."""
     kinds = [word for word in words if word.startswith("--worker-type=")]
     return not kinds or kinds[-1] == "--worker-type=WORKER"
 
 
 def _ray_script(worker: str) -> str:
-    """Ray's own script, beside the worker's."""
+    """Path of Ray's own script, beside the worker's."""
     folder = worker.rpartition("/")[0]
     return f"{folder}/setup_worker.py"
 
@@ -71,7 +70,7 @@ def _replace_by(words: "list[str]") -> None:
 
 
 def _forked(path: str, words: "list[str]") -> bool:
-    """Ask the template for a fork; False where there is none."""
+    """Ask the template for a fork; False if there is none."""
     cwd = os.getcwd()  # noqa: PTH109, pathlib is an import of its own
     request = json.dumps({"argv": words, "cwd": cwd, "env": dict(os.environ)}).encode()
     files = array.array("i", [0, 1, 2])

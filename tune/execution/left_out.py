@@ -1,8 +1,8 @@
-"""Machines of a cluster that get no trials any more, as every trial fails there.
+"""Machines of a cluster that get no more trials, because every trial fails there.
 
-Ray gives each machine a label with its id, and a placement group may ask for machines whose labels
-are others. A trial's request is made when it is handed out; those that were waiting for a process
-before may still come to such a machine once, and are handed out again.
+Ray labels each machine with its id, and a placement group may ask for machines with other labels. A
+trial's request is made when the trial is handed out. Trials that were already waiting for a process
+may still reach such a machine once, and are handed out again.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from tune.execution.capacity import ConcurrencyLimit, workers_on
 from tune.execution.worker_group import WorkerGroup, others_than
 
 WITHOUT = "without"
-"""Key of a Tune config: ids of the machines that the trial must not run on."""
+"""Key of a Tune config: ids of machines that the trial must not run on."""
 
 
 class LeftOut:
-    """The machines.
+    """The machines that are left out.
 
     Args:
-        group: what a trial needs.
-        limit: of trials at a time, which becomes smaller with every machine that is left out.
+        group: resources that a trial needs.
+        limit: number of concurrent trials; it shrinks when a machine is left out.
 
     Attributes:
-        ids: those of the machines, as Ray names them.
+        ids: ids of the machines, as Ray names them.
     """
 
     def __init__(self, group: WorkerGroup, limit: ConcurrencyLimit):
@@ -34,7 +34,7 @@ class LeftOut:
         self._limit = limit
 
     def add(self, address: str) -> bool:
-        """Leave a machine out; False where the other ones have no place for a trial."""
+        """Leave a machine out; False if the others have no capacity for a trial."""
         ids = []
         here = 0
         elsewhere = 0
@@ -57,10 +57,10 @@ class LeftOut:
 
 
 class Request:
-    """Makes the request for the resources of a trial of one worker from its Tune config.
+    """Makes the resource request of a one-worker trial from its Tune config.
 
     Args:
-        group: what a trial needs.
+        group: resources that a trial needs.
     """
 
     def __init__(self, group: WorkerGroup):

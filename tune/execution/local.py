@@ -1,4 +1,4 @@
-"""`--local`: the study in this very process, one trial after the other. Imports no Ray."""
+"""`--local`: run the study in this process, one trial after the other. Imports no Ray."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""Ray's own processes on this machine. When one of them dies, such as by the kernel where memory
-runs out, Tune waits for ever, or Ray aborts this process after a minute."""
+"""Notice when one of Ray's own processes on this machine dies, for example killed by the kernel
+when memory runs out. Otherwise Tune would wait for ever, or Ray abort this process after a
+minute."""
 
 import contextlib
 import os
@@ -16,17 +17,17 @@ from tune.study.disk import StudyEnds
 _LOOK_S = 1.0
 _LOOK_AT_CLUSTER_S = 10.0
 _GRACE_S = 15.0
-"""Calls to a Ray that is gone may not come back: so long they are waited for."""
+"""Time that calls to a Ray that is gone are waited for; they may never return."""
 _NEEDED = ("gcs_server", "raylet")
 
 
 @contextlib.contextmanager
 def stopped_without_ray(stop: Callable[[StudyEnds], None]) -> Iterator[None]:
-    """Stop what the block does once the Ray of this machine has died. A block that has not ended a
-    quarter of a minute later is left with the whole process, as Ray itself would leave it.
+    """Stop the block once the Ray of this machine has died. If the block has not ended a quarter of
+    a minute later, exit the whole process, as Ray itself would.
 
     Args:
-        stop: called in another thread, with what is to be said.
+        stop: called in another thread, with the error to report.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_look, args=(stop, ended), name="lost ray", daemon=True)
@@ -58,14 +59,14 @@ def _look(stop: Callable[[StudyEnds], None], ended: threading.Event) -> None:
 
 
 def _lost_here() -> str:
-    """The name of a process that has died, of a Ray that was started here; "" where none has."""
+    """Name of a process that has died, for a Ray that was started here; "" if none has."""
     node: Any = ray._private.worker._global_node
     dead = [] if node is None else node.dead_processes()
     return next((name for name, _ in dead if name in _NEEDED), "")
 
 
 class _LostOnCluster:
-    """The same for a Ray that this process has connected to, as its head knows it."""
+    """The same for a Ray that this process has connected to, according to its head."""
 
     def __init__(self) -> None:
         self._node = ray.get_runtime_context().get_node_id()

@@ -1,4 +1,4 @@
-"""Starting Ray on this machine, and connecting to a cluster."""
+"""Start Ray on this machine, or connect to a cluster."""
 
 import contextlib
 import functools
@@ -26,10 +26,10 @@ from tune.execution.socket_folder import socket_folder
 
 _CONNECT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 90.0
-"""Ray's node gets so long to come up. Ray itself gives it half a minute, too little where many
+"""Time for Ray's node to come up. Ray itself allows half a minute, which is too little if many
 programs share few cores."""
 _HANG_S = 4 * _START_TIMEOUT_S
-"""A start that has ended in no way by then hangs."""
+"""A start that has neither succeeded nor failed by then hangs."""
 _LOOK_S = 0.1
 _OBJECT_STORE_BYTES = 128 * 2**20
 _LAUNCHER = str(Path(launch_worker.__file__).resolve())
@@ -41,9 +41,9 @@ _folder: SessionFolder | None = None
 
 @contextlib.contextmanager
 def ray_session(workers: int = 1) -> Iterator[None]:
-    """Ray for one search or several in a row.
+    """Provide Ray for one search, or for several in a row.
 
-    A session within another one uses that one's Ray, and leaves it running.
+    A session within another one uses the outer one's Ray, and leaves it running.
 
     Args:
         workers: workers of each trial.
@@ -63,8 +63,8 @@ def ray_session(workers: int = 1) -> Iterator[None]:
 
 
 def _started_ahead() -> bool:
-    """Wait for a start that `ahead` has begun; False where there is none, or it came to nothing: on
-    a machine that is very busy, the start gives up after `_START_TIMEOUT_S`.
+    """Wait for a start that `ahead` has begun. Return False if there is none, or if it failed: on a
+    very busy machine, the start gives up after `_START_TIMEOUT_S`.
 
     Raises:
         UserError: it hangs.
@@ -86,8 +86,8 @@ def _not_started(why: str) -> UserError:
 
 
 def _take_signals_back() -> None:
-    """Put this process's handlers in front of those that Ray has set from another thread, below
-    Python: they print a stack, and abort what has not ended three seconds later."""
+    """Put this process's handlers back in front of those that Ray has set from another thread,
+    below Python. Ray's print a stack, and abort whatever has not ended three seconds later."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
@@ -107,21 +107,21 @@ def stop_ray() -> None:
 
 
 def keep_logs() -> None:
-    """Keep the logs of Ray's processes when it is stopped: one of them was lost, or the run
+    """Keep the logs of Ray's processes when Ray is stopped, because one of them was lost or the run
     failed."""
     if _folder is not None:
         _folder.is_wanted = True
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1).
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine only (127.0.0.1).
 
     Args:
         cpus: CPUs of a Ray that is started here; default: all.
-        dashboard: start the dashboard, whose State API Ray Train uses to free what the workers of a
+        dashboard: start the dashboard. Ray Train uses its State API to free what the workers of a
             stopped trial held.
     Returns:
-        Whether Ray was started here.
+        True if Ray was started here.
     Raises:
         UserError: no cluster answers at RAY_ADDRESS, Ray does not start, or the State API does not
             answer.
@@ -133,7 +133,7 @@ def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
 
 
 def _require_state_api() -> None:
-    import ray.util.state  # half a second that others need not wait
+    import ray.util.state  # takes half a second; others need not wait for it
 
     try:
         ray.util.state.list_actors(limit=1)
@@ -160,7 +160,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
     global _folder
     temp_dir = socket_folder()
     port = _free_port()
-    if dashboard:  # the address of this Ray, whichever others run on the machine
+    if dashboard:  # the address of this Ray, not of another one on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     try:
         with _own_signals(), _loopback(), _own_sessions(), _lean(dashboard), _forking():
@@ -177,14 +177,14 @@ def _start(cpus: int | None, dashboard: bool) -> None:
                 job_config=OwnCodeFirst(),
                 _temp_dir=temp_dir,
             )
-    except Exception as error:  # Ray raises bare ones
+    except Exception as error:  # Ray raises plain ones
         raise _not_started(first_line(error)) from error
     _folder = SessionFolder(_session_folder())
     remove_old(_folder.path.parent)
 
 
 def _session_folder() -> Path:
-    """The folder of the Ray that has just been started, which its public functions do not tell."""
+    """Folder of the Ray that has just been started; Ray's public functions do not return it."""
     started: Any = ray._private.worker._global_node
     return Path(started.get_session_dir_path())
 
@@ -192,8 +192,8 @@ def _session_folder() -> Path:
 def _connect(address: str) -> None:
     """Connect to the cluster at `address`.
 
-    Where nobody listens Ray would try for a quarter of an hour, without a word: a plain connection
-    is tried first.
+    If nobody listens there, Ray would try for a quarter of an hour without a word. So a plain
+    connection is tried first.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -213,9 +213,9 @@ def _connect(address: str) -> None:
 def _loopback() -> Iterator[None]:
     """Keep Ray on 127.0.0.1.
 
-    Ray replaces that address by the machine's in the network, where anyone could run code in it.
-    The replaced function is one of Ray's private ones: tests/tune/execution/test_ray_tune.py
-    inspects the sockets.
+    Ray replaces that address with the machine's address in the network, where anyone could run code
+    in it. The replaced function is private to Ray: tests/tune/execution/test_ray_tune.py inspects
+    the sockets.
     """
     original = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = lambda host: host
@@ -230,8 +230,8 @@ def _own_sessions() -> Iterator[None]:
     """Keep Ray's daemons out of this process's group.
 
     Batch systems, `timeout` and a closed terminal send a signal to the whole group. This process
-    then stops its trials in order, for which it needs Ray. The daemons still end with it: they
-    have asked the kernel for that.
+    then stops its trials in order, and needs Ray for that. The daemons still end with this process:
+    they have asked the kernel for that.
     """
     original = services.ConsolePopen
 
@@ -248,12 +248,12 @@ def _own_sessions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lean(dashboard: bool) -> Iterator[None]:
-    """Keep Ray from starting Python processes that nobody asks here, each of which imports Ray: the
-    one that brings workers' output to the driver and, where there is no dashboard, its server, its
-    agent and the autoscaler's monitor. Workers are started by `launch_worker.py`.
+    """Keep Ray from starting Python processes that nobody uses here, each of which imports Ray.
+    These are the one that forwards workers' output to the driver and, without a dashboard, its
+    server, its agent and the autoscaler's monitor. Workers are started by `launch_worker.py`.
 
-    The replaced functions are Ray's private ones: tests/tune/execution/test_template.py looks at
-    the processes.
+    The replaced functions are private to Ray: tests/tune/execution/test_template.py checks the
+    processes.
     """
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (node.Node, "start_log_monitor", lambda self: None),
@@ -265,7 +265,7 @@ def _lean(dashboard: bool) -> Iterator[None]:
             (services, "start_api_server", lambda *args, **options: (None, None)),
             (node.Node, "start_monitor", lambda self: None),
             (services, "start_ray_process", _with_silent_agent(services.start_ray_process)),
-            # what it imports to answer is for the dashboard alone
+            # it would import packages that only the dashboard needs
             (utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")),
         ]
 
@@ -279,7 +279,8 @@ def _lean(dashboard: bool) -> Iterator[None]:
 def patient(
     get_node: Callable[..., Any], timeout_s: float = _START_TIMEOUT_S
 ) -> Callable[..., Any]:
-    """Ray's function that looks for a node which has just been started, and which waits for it."""
+    """Wrap Ray's function that looks for a node which has just been started: it waits for the
+    node."""
 
     @functools.wraps(get_node)
     def wait(*args: Any, **options: Any) -> Any:
@@ -296,7 +297,7 @@ def patient(
 
 
 def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray's function that starts a raylet, with our script for starting workers."""
+    """Wrap Ray's function that starts a raylet: it uses our script for starting workers."""
     signature = inspect.signature(start_raylet)
 
     @functools.wraps(start_raylet)
@@ -309,7 +310,7 @@ def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_silent_agent(start_process: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray's function that starts a process, with our agent for a raylet."""
+    """Wrap Ray's function that starts a process: a raylet gets our agent."""
     rays = subprocess.list2cmdline([str(Path(services.RAY_PATH) / "dashboard" / "agent.py")])
     ours = subprocess.list2cmdline([_AGENT])
 
@@ -326,7 +327,7 @@ def _with_silent_agent(start_process: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _forking() -> Iterator[None]:
-    """Name the template, of which workers are forks, in the environment that Ray's processes
+    """Name the socket of the template, which forks workers, in the environment that Ray's processes
     inherit."""
     os.environ[launch_worker.SOCKET] = str(template.begin().socket)
     try:
@@ -343,10 +344,10 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep this process's signal handlers: Ray puts its own on SIGTERM, which prints a stack and
+    """Keep this process's signal handlers: Ray sets its own for SIGTERM, which prints a stack and
     aborts. In another thread, where Python sets none, `_take_signals_back` does it afterwards."""
     if threading.current_thread() is not threading.main_thread():
-        with _silent(logging.getLogger("ray._private.worker")):  # it warns of just that
+        with _silent(logging.getLogger("ray._private.worker")):  # it would warn about that
             yield
         return
 
@@ -360,7 +361,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger's warnings back."""
+    """Suppress a logger's warnings."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

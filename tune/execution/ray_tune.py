@@ -1,8 +1,8 @@
-"""Study -> Ray Tune. The study decides what runs and what stops (`tune_callbacks.py`); Tune brings
-it to free processes and notices when one dies.
+"""Study -> Ray Tune. The study decides what runs and what stops (`tune_callbacks.py`). Tune brings
+it to free processes, and notices when one dies.
 
 Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder
-holds all that must last.
+holds everything that must last.
 """
 
 import functools
@@ -60,15 +60,15 @@ def search(
     shares_gpus: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on
+    """Run the study to its end, or until `study.stopping`, on the Ray cluster at RAY_ADDRESS or on
     one that is started on this machine.
 
     Args:
-        concurrent: trials at a time; None: as many as the cluster has the capacity for.
-        gpus_per_worker: GPUs of each worker, in [0, ...); None: one where the cluster has any.
+        concurrent: number of concurrent trials; None: as many as the cluster has the capacity for.
+        gpus_per_worker: GPUs of each worker, in [0, ...); None: one if the cluster has any.
         workers: workers of each trial.
         shares_gpus: find out how many trials share a GPU (`--concurrent auto`).
-        say: tells what was found.
+        say: called with a line about what was found.
     Raises:
         UserError: the cluster lacks the capacity for one trial, or the study's folder cannot be
             written any more.
@@ -89,12 +89,12 @@ def search(
         limit = ConcurrencyLimit(group, concurrent)
         left_out = LeftOut(group, limit)
         study.leave_out = left_out.add
-        # The baseline's one process would keep those of the first trial waiting.
+        # The baseline's one process would keep the processes of the first trial waiting.
         searcher = StudySearcher(study, guard, limit, left_out, trial_first=workers > 1)
         try:
             _tuner(searcher, experiment, group, patience_s, scratch).fit()
         except Exception:
-            # Who stops everything on this machine stops Ray first: trials are open, as after a kill
+            # A shutdown of the machine stops Ray first: trials stay open, as after a kill
             if not study.stopping:
                 raise
     if guard.error is not None:
@@ -127,10 +127,10 @@ def _tuner(
             storage_path=scratch,
             failure_config=ray.tune.FailureConfig(max_failures=LOST_PROCESSES),
             stop=StudyStopper(study),
-            # of several workers, rank 0 reports the start
+            # with several workers, rank 0 reports the start
             callbacks=[StartCallback(study, guard)] if single else [],
             verbose=0,
-            # Tune's own choice in a notebook clears the cell's output, ours with it.
+            # In a notebook, Tune's own choice clears the cell's output, including ours.
             progress_reporter=ray.tune.CLIReporter(),
         ),
     )
@@ -142,7 +142,7 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
         return ray.tune.with_resources(
             functools.partial(run_in_tune, experiment, patience_s, gpus=group.gpus), Request(group)
         )
-    # The workers hold processors: a Tune trial that held one could keep it from its own workers.
+    # The workers hold processors: a Tune trial with one of its own could keep it from them.
     return ray.tune.with_resources(
         functools.partial(run_workers_in_tune, experiment, patience_s, group),
         {"cpu": 0, "node:__internal_head__": 0.001},
@@ -152,10 +152,10 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
 def run_in_tune(
     experiment: Experiment, patience_s: float, config: dict[str, Any], *, gpus: float = 0.0
 ) -> None:
-    """Run a Tune trial of one worker; all it reports goes to `StudyScheduler` as messages.
+    """Run a Tune trial of one worker. All that it reports goes to `StudyScheduler` as messages.
 
     Args:
-        gpus: that it has, or its share of one.
+        gpus: number of its GPUs, or its share of one.
     """
     if 0 < gpus < 1:
         limit_memory(gpus)
@@ -193,8 +193,8 @@ def _patience_seconds() -> float:
 
 
 def _quiet_tune() -> None:
-    """Silence what Tune logs about files that it does not write, and tracebacks of lost processes,
-    which the study reports."""
+    """Silence Tune's messages about files that it does not write and about tracebacks of lost
+    processes, which the study reports."""
     analysis = logging.getLogger("ray.tune.analysis.experiment_analysis")
     analysis.setLevel(logging.CRITICAL)
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
@@ -202,8 +202,8 @@ def _quiet_tune() -> None:
 
 
 def _count_no_callbacks() -> None:
-    """Leave out a count for Ray's usage statistics, which are off: it imports MLflow and other
-    trackers before the first trial starts, which takes .6 s."""
+    """Skip a count for Ray's usage statistics, which are off. It imports MLflow and other trackers
+    before the first trial starts, which takes .6 s."""
     ray.air._internal.usage.tag_callbacks = lambda callbacks: False
 
 

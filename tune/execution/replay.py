@@ -1,4 +1,4 @@
-"""`--trial STUDY/NUMBER`: a recorded trial runs again and is compared with its record. Imports no
+"""`--trial STUDY/NUMBER`: run a recorded trial again, and compare it with its record. Imports no
 Ray."""
 
 import contextlib
@@ -22,7 +22,7 @@ from tune.study.log_state import Run, read_state
 from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
 
-_ROUNDING = 1e-4  # of a metric, relative: as tests/tune/execution/test_batched.py compares them
+_ROUNDING = 1e-4  # relative, of a metric: as in tests/tune/execution/test_batched.py
 
 
 def replay(
@@ -34,11 +34,11 @@ def replay(
     A trial that failed before its first epoch must fail again, for the same reason.
 
     Args:
-        tell: is called with each line of the comparison.
+        tell: called with each line of the comparison.
     Returns:
-        Whether everything is equal.
+        True if everything is equal.
     Raises:
-        UserError: the trial is not on record, has no epoch yet, or the study is one of another
+        UserError: the trial is not on record or has no epoch yet, or the study belongs to another
             experiment.
     """
     recorded = _recorded(study_dir, experiment, number)
@@ -58,14 +58,14 @@ def replay(
 def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Comparison") -> None:
     """Give a trial its weights back, if they have been removed (`--keep best`); they then stay.
 
-    Another machine rounds otherwise: weights of a training that differs from the record are
-    better than none, and say so.
+    Another machine may round differently. Weights of a training that differs from the record are
+    better than none; a file beside them says what differs.
     """
     if not trained.exists() or not place.parent.is_dir() or place.exists():
         return
     pin(place)
     if comparison.equal:
-        (place.parent / RETRAINED).unlink(missing_ok=True)  # of weights that are gone
+        (place.parent / RETRAINED).unlink(missing_ok=True)  # it was about weights that are gone
     else:
         note_retrained(place, value, comparison.said)
     write_atomically(place, trained.read_bytes())
@@ -76,12 +76,12 @@ def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Com
             f"the weights had been removed; those of this training are in {place}, and {RETRAINED} "
             "beside them says what differs"
         )
-    with contextlib.suppress(UserError):  # the store does not answer, and they are safe here
+    with contextlib.suppress(UserError):  # if the store does not answer, they are safe here
         s3.copy(place)
 
 
 def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
-    """The trial's run on record."""
+    """Return the recorded run of the trial."""
     recorded = read_state(study_dir / "events.jsonl").trials.get(number)
     if recorded is None or not recorded.attempts:
         show = command("report", "show", study_dir.name, storage=study_dir.parent)
@@ -101,7 +101,7 @@ def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
 
 
 class _Comparison:
-    """A running trial beside its record."""
+    """Compares a running trial with its record."""
 
     def __init__(self, recorded: Run, tell: Callable[[str], None]):
         self.equal = True
@@ -153,9 +153,9 @@ class _Comparison:
 
 
 def _differences(recorded: dict[str, Any], metrics: Metrics) -> list[str]:
-    """`val/top1 was 0.5, is 0.6`, for each metric that differs; times are not compared.
+    """List the metrics that differ, as in `val/top1 was 0.5, is 0.6`; times are not compared.
 
-    The sums of a trial that was batched with others have another order than those of one alone.
+    A trial that was batched with others adds numbers in another order than a trial alone.
     """
     tolerance = _ROUNDING if BATCHED in recorded else 0.0
     differences = []

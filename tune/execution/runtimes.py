@@ -1,4 +1,4 @@
-"""The runtimes of a trial, behind one interface, which is all that `engine.fit` knows.
+"""The runtimes of a trial. They share one interface, which is all that `engine.fit` knows.
 
 | runtime      | when                  | how                                                      |
 |--------------|-----------------------|----------------------------------------------------------|
@@ -19,7 +19,7 @@ from trainables.devices import choose_device
 
 
 class LocalRuntime:
-    """In this process: after every epoch `on_report` decides whether the trial continues."""
+    """Runs in this process. After every epoch `on_report` decides whether the trial continues."""
 
     rank = 0
     world_size = 1
@@ -34,7 +34,7 @@ class LocalRuntime:
 
 
 class TuneRuntime:
-    """In the process of a Ray Tune function trial. A stopped trial's thread ends inside
+    """Runs in the process of a Ray Tune function trial. A stopped trial's thread ends inside
     `report`."""
 
     rank = 0
@@ -52,15 +52,15 @@ class TuneRuntime:
         """Send a message to the driver and wait until it has been handled."""
         import ray.tune
 
-        # One string: Tune flattens dicts, and a metric's own name has slashes in it.
+        # One string: Tune would flatten a dict, and the names of metrics contain slashes.
         ray.tune.report({"message": json.dumps({"kind": kind, **fields})})
 
 
 class TrainRuntime:
-    """In a worker of Ray Train.
+    """Runs in a worker of Ray Train.
 
     Args:
-        mailbox: of the Tune trial that started the worker (`worker_group.Mailbox`).
+        mailbox: mailbox of the Tune trial that started the worker (`worker_group.Mailbox`).
     """
 
     def __init__(self, directory: Path, rank: int, world_size: int, mailbox: Any):
@@ -84,12 +84,12 @@ class TrainRuntime:
         return True
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send a message to the driver and wait until it has been handled. The process of a stopped
-        trial is killed meanwhile."""
+        """Send a message to the driver and wait until it has been handled. If the trial is stopped,
+        this process is killed meanwhile."""
         self._put(self._mailbox.send, kind, fields)
 
     def tell(self, kind: str, **fields: Any) -> None:
-        """Send a message that nobody replies to."""
+        """Send a message without waiting for a reply."""
         self._put(self._mailbox.tell, kind, fields)
 
     def _put(self, method: Any, kind: str, fields: Mapping[str, Any]) -> None:

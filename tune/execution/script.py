@@ -1,12 +1,12 @@
-"""A command that trains, called as a function is: `script(config, run)`.
+"""A command that trains, called like a function: `script(config, run)`.
 
     metrics.jsonl   one JSON object for each epoch, which the command appends
     output.txt      everything that it prints
     .script.json    the number of its first epoch
-    .script.lock    held while a command lives: its successor waits, and no two write here
+    .script.lock    held while a command lives: its successor waits, so no two write here
 
-The command says which epoch a line is about, so that lines that it writes again after a resume are
-known. It resumes by itself, from the file that `{resume_from}` names.
+The command says which epoch a line is about, so lines that it writes again after a resume are
+recognized. It resumes by itself, from the file that `{resume_from}` names.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from tune.execution.silence import HUNG
 
 METRICS = "metrics.jsonl"
 GIVEN = ("seed", "threads", "directory", "metrics", "device", "resume_from")
-"""Names that a command may use beside those of the config."""
+"""Names that a command may use besides those of the config."""
 
 _LOCK = ".script.lock"
 _PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
@@ -42,17 +42,17 @@ class Script:
     words: tuple[str, ...]
     """The command; `{lr}` stands for the value of `lr`, `{directory}` for the trial's folder."""
     folder: str
-    """Folder that it is run in."""
+    """Folder in which it runs."""
     objective: str
-    """Metric that selects, as the command writes it: without a minus."""
+    """Metric that selects, as the command writes it, without a minus."""
     metrics: str = METRICS
     """File of JSON lines in the trial's folder; `-`: standard output."""
     patterns: tuple[str, ...] = ()
     """Patterns of lines of output whose named groups are metrics."""
     checkpoint: str = "last.pt"
-    """File in the trial's folder that it resumes from; of a pattern such as `*.ckpt` the newest."""
+    """File in the trial's folder to resume from; for a pattern such as `*.ckpt`, the newest one."""
     epochs: int | str | None = None
-    """Epochs of a trial, or the name of the config value that has them."""
+    """Epochs of a trial, or the name of the config value that contains them."""
     resumes_itself: bool = field(default=True, init=False)
 
     @property
@@ -62,32 +62,33 @@ class Script:
 
     @property
     def doubtful_names(self) -> list[str]:
-        """The same without words that have blanks, such as code, whose braces may be its own."""
+        """The same, but without words that contain blanks, such as code, whose braces may be its
+        own."""
         plain = [word for word in self.words if not re.search(r"\s", word)]
         return [name for word in plain for name in _PLACE.findall(word)]
 
     @property
     def source(self) -> str:
-        """Everything that was given, as a study keeps it."""
+        """Everything that was given, as a study records it."""
         return "\n".join(f"{name} = {value!r}" for name, value in vars(self).items())
 
     @property
     def can_resume(self) -> bool:
-        """True where the command takes a checkpoint."""
+        """True if the command accepts a checkpoint."""
         return _RESUME in self.names
 
     def __call__(self, config: Mapping[str, Any], run: FunctionRun) -> None:
         """Run the command to its end and report what it writes.
 
         Raises:
-            ScriptFailed: it ends with another exit code than 0.
+            ScriptFailed: its exit code is not 0.
         """
         with (run.directory / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._run(config, run, lock.fileno())
 
     def _run(self, config: Mapping[str, Any], run: FunctionRun, lock: int) -> None:
-        """Run the command in a folder that no other one writes to."""
+        """Run the command in a folder that no other command writes to."""
         checkpoint = self._checkpoint(run.directory) if self.can_resume else None
         reader = Reader(self, config, run)
         sources = self._sources(run.directory)
@@ -121,7 +122,7 @@ class Script:
         self, config: Mapping[str, Any], run: FunctionRun, checkpoint: Path | None
     ) -> list[str]:
         """Return the command of one trial. Without a checkpoint a word with `{resume_from}` is left
-        out, and so is an option before it."""
+        out. If the word is nothing else, an option before it is left out too."""
         values = {**config, **self._given(run), _RESUME: str(checkpoint or "")}
         filled: list[str] = []
         for word in self.words:
@@ -161,8 +162,9 @@ class Script:
         return sources
 
     def _clear(self, directory: Path, sources: list[Tail]) -> None:
-        """Leave nothing of an earlier start to be read. Its metrics are removed: whether the
-        command appends to them or writes them anew, what stands there is of this start."""
+        """Make sure that nothing of an earlier start is read. Its metrics are removed, so all that
+        the file contains later is of this start, whether the command appends to it or writes it
+        anew."""
         for source in sources:
             is_output = source.path.name == OUTPUT
             if not is_output and source.path.is_relative_to(directory):
@@ -171,7 +173,7 @@ class Script:
 
 
 def _give_up_if_silent(run: FunctionRun) -> None:
-    """Leave a command that hangs; leaving ends it.
+    """Give up on a command that hangs; leaving its block ends it.
 
     Raises:
         TrialFailed: `hung`.
@@ -182,7 +184,7 @@ def _give_up_if_silent(run: FunctionRun) -> None:
 
 
 def _text(values: Mapping[str, Any], match: "re.Match[str]") -> str:
-    """The value of a name as a word of a command line; braces around another word stay."""
+    """Format the value of a name for a command line; braces around any other word stay."""
     value = values.get(match[1], match[0])
     if value is None or isinstance(value, bool):
         return str(value).lower()

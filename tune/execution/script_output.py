@@ -5,8 +5,8 @@ from pathlib import Path
 
 
 class Tail:
-    """A file that grows, or is written anew: then it is shorter than what was read of it, or has
-    another last line there."""
+    """A file that grows, or is written anew. A file that was written anew is shorter than what was
+    read of it, or has another last line there."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -14,14 +14,14 @@ class Tail:
         self._last_line = b""
 
     def skip(self) -> None:
-        """Pass over what is there."""
+        """Skip what the file contains now."""
         self._offset = 0
         self._last_line = b""
         if self.path.exists():
             self._offset = self.path.stat().st_size
 
     def end_line(self) -> None:
-        """End a line that a kill has cut, so that the next one stands by itself."""
+        """End a line that a kill has cut off, so that the next one is separate."""
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
@@ -30,7 +30,7 @@ class Tail:
                 file.write(b"\n")
 
     def begins_anew(self) -> bool:
-        """Return True where the file was written anew since the last call. It is then read from its
+        """Return True if the file was written anew since the last call. It is then read from its
         beginning."""
         if self._offset == 0 or not self.path.exists():
             return False
@@ -46,10 +46,10 @@ class Tail:
         return True
 
     def lines(self, last: bool = False) -> Iterator[str]:
-        """Whole lines that have come since the last call.
+        """Yield whole lines that were added since the last call.
 
         Args:
-            last: nobody writes any more: what follows the last line is one too.
+            last: nobody writes any more, so what follows the last line break is a line too.
         """
         if not self.path.exists():
             return

@@ -1,4 +1,4 @@
-"""The process of a command, which ends with whoever started it, and what it left."""
+"""The process of a command, which ends with the process that started it, and its failure."""
 
 import subprocess
 import sys
@@ -7,11 +7,11 @@ from typing import Self
 
 from tune.execution import supervisor
 
-_LINES = 20  # of output that a failure shows
+_LINES = 20  # of output, shown in a failure
 
 
 class Process:
-    """The running command; leaving the block ends it and all that it has started."""
+    """The running command; leaving the block ends it and everything that it has started."""
 
     def __init__(
         self, words: list[str], folder: str, environment: dict[str, str], output: Path, lock: int
@@ -25,7 +25,7 @@ class Process:
     def __enter__(self) -> Self:
         with self._output.open("ab") as file:
             if file.tell():
-                file.write(b"\n")  # a kill may have cut a line
+                file.write(b"\n")  # a kill may have cut off a line
             self._process = subprocess.Popen(
                 self._words,
                 cwd=self._folder,
@@ -53,7 +53,7 @@ class Process:
 
 
 def failure(code: int, output: Path) -> str:
-    """Say how a command ended, and what it printed last."""
+    """Describe how a command ended, and what it printed last."""
     how = f"exit code {code}"
     if code > 128:
         how = f"killed by signal {code - 128}"

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 OUTPUT = "output.txt"
 STDOUT = "-"
-"""Stands for standard output, in place of a file of metrics."""
+"""Means standard output, in place of a file of metrics."""
 
 _TEST = "test/"
 _OF_IMAGES = ("per_image", "groups")
 
 
 class ScriptFailed(Exception):
-    """The command has ended with an exit code, or has written something that cannot be read."""
+    """The command's exit code is not 0, or it has written something that cannot be read."""
 
 
 class Reader:
@@ -49,7 +49,7 @@ class Reader:
         """Report what is new in these files.
 
         Args:
-            last: the command has ended: a line without an end is a whole one.
+            last: the command has ended, so a line without an end is complete.
         """
         for source in sources:
             if source.begins_anew():
@@ -58,7 +58,7 @@ class Reader:
                 self._on_line(metrics_in(self._script, line.strip(), source.path))
 
     def finish(self) -> None:
-        """Hand on the results on the test split."""
+        """Pass on the results on the test split."""
         if self._tested:
             per_image = self._tested.pop("per_image", None)
             groups = self._tested.pop("groups", None)
@@ -108,7 +108,7 @@ class Reader:
 
 
 def metrics_in(script: "Script", line: str, source: Path) -> dict[str, Any]:
-    """Return what a line says: the fields of a JSON object, or the groups of a pattern."""
+    """Return the values in a line: the fields of a JSON object, or the groups of a pattern."""
     is_output = source.name == OUTPUT
     if is_output and script.patterns:
         for pattern in script.patterns:
@@ -119,13 +119,14 @@ def metrics_in(script: "Script", line: str, source: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(line)
-    except ValueError:  # a line that a kill has cut
+    except ValueError:  # a line that a kill has cut off
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _renamed(groups: Mapping[str, str | None], objective: str) -> dict[str, Any]:
-    """Numbers of a pattern's groups; `test_accuracy` is the objective on the test split."""
+    """Return the numbers in a pattern's groups; `test_accuracy` is the objective on the test
+    split."""
     found: dict[str, Any] = {}
     for name, text in groups.items():
         if text is None:

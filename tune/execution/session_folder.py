@@ -1,9 +1,9 @@
-"""The folder that Ray makes for every start on this machine: logs, sockets, what Tune writes down
-of each trial. Ray leaves it behind, 2 MB at least and 30 kB more for each trial.
+"""The folder that Ray creates at every start on this machine, for logs, sockets and what Tune
+writes about each trial. Ray leaves it behind: at least 2 MB, and 30 kB more for each trial.
 
-That of a run which ended in order is removed. Where something went wrong it stays for a day, for
-the logs of processes in it; so does that of a run that was killed. A lock on a file in the folder
-tells which are in use, and that they are ours: those of other programs are never touched.
+The folder of a run that ended in order is removed. If something went wrong, or if the run was
+killed, it stays for a day, because it contains the logs of the processes. A lock on a file in the
+folder shows that it is ours and whether it is in use. Folders of other programs are never touched.
 """
 
 import contextlib
@@ -16,28 +16,29 @@ from pathlib import Path
 
 _MARK = "vistune.lock"
 _KEPT_S = 24 * 3600.0
-"""So long the logs of a run stay that did not end in order."""
+"""The logs of a run that did not end in order stay this long."""
 _PATIENCE_S = 3.0
-"""Ray's last processes end so soon after it was stopped."""
+"""Ray's last processes end this soon after Ray was stopped."""
 
 
 class SessionFolder:
     """The folder of a Ray that this process has started.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Attributes:
-        is_wanted: somebody may want to read the logs: it stays when Ray has been stopped.
+        is_wanted: somebody may want to read the logs, so the folder stays when Ray has been
+            stopped.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.is_wanted = bool(os.environ.get("RAY_TMPDIR"))  # who sets it wants to look
+        self.is_wanted = bool(os.environ.get("RAY_TMPDIR"))  # whoever sets it wants to look
         self._lock = _locked(path / _MARK)
 
     def remove(self) -> None:
-        """Remove the folder, once Ray has been stopped; not where processes still use it."""
+        """Remove the folder once Ray has been stopped, unless processes still use it."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -47,10 +48,10 @@ class SessionFolder:
 
 
 def remove_old(root: Path) -> None:
-    """Remove folders of runs of ours that ended, or were killed, a day ago or earlier.
+    """Remove folders of our runs that ended, or were killed, at least a day ago.
 
     Args:
-        root: the folder that holds them.
+        root: folder that contains them.
     """
     before = time.time() - _KEPT_S
     for mark in root.glob(f"session_*/{_MARK}"):
@@ -71,12 +72,13 @@ class _Lock:
         self._file = file
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._file)
 
 
 def _locked(path: Path) -> _Lock | None:
-    """Lock a file, which is made; None where another process has the lock, or it cannot be made."""
+    """Lock a file, and create it if needed; None if another process has the lock, or it cannot be
+    created."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError:
@@ -98,8 +100,8 @@ def _remove(folder: Path) -> None:
 
 
 def _is_unused(folder: Path) -> bool:
-    """Wait a little for processes that have the folder's name in their command line; False where
-    some do not end."""
+    """Wait a little for processes with the folder's name in their command line; False if some do
+    not end."""
     deadline = time.monotonic() + _PATIENCE_S
     while any(_processes_of(folder)):
         if time.monotonic() > deadline:

@@ -1,29 +1,29 @@
-"""`--concurrent auto`: how many trials share a GPU. One is timed alone, then twice as many, as long
-as they fit and get more done together."""
+"""`--concurrent auto`: find out how many trials share a GPU. One is timed alone, then twice as many
+each time, as long as they fit and get more done together."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MOST = 8
-"""Trials that share a GPU at most."""
+"""Maximum number of trials that share a GPU."""
 _GAIN = 1.1
-"""Twice as many trials are worth it from so much more work on: each of them takes longer."""
+"""Twice as many trials must get this much more done, because each of them takes longer."""
 _BUSY = 0.9
-"""A GPU that computes for this part of the time has no room for more."""
+"""A GPU that computes for this part of the time has no capacity for more trials."""
 _MEMORY = 0.9
 """Part of a GPU's memory that may be filled: a trial may need more than its first steps show."""
 
 
 @dataclass(frozen=True)
 class Together:
-    """So many trials that have trained side by side for a few seconds."""
+    """A number of trials that have trained side by side for a few seconds."""
 
     steps_per_s: float
-    """Steps of all of them."""
+    """Steps of all of them together."""
     memory: float | None = None
-    """Part of the device's memory that they take, in [0, 1]; None: not known."""
+    """Part of the device's memory that is in use, in [0, 1]; None: not known."""
     busy: float | None = None
-    """Part of the time in which the device has computed, in [0, 1]; None: not known."""
+    """Part of the time in which the device computed, in [0, 1]; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Choice:
     count: int
     why: str
     measured: dict[int, Together]
-    """Trials at a time -> what they did."""
+    """Number of concurrent trials -> what was measured."""
 
     def describe(self) -> str:
-        """The choice in one line."""
+        """Describe the choice in one line."""
         trials = "1 trial" if self.count == 1 else f"{self.count} trials"
         line = f"--concurrent auto: {trials} at a time on each GPU, because {self.why}"
         speeds = [f"{count}: {one.steps_per_s:.3g}" for count, one in self.measured.items()]
@@ -44,11 +44,11 @@ class Choice:
 
 
 def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Choice:
-    """Choose how many trials share a GPU: 1, and twice as many as long as that is worth it.
+    """Choose how many trials share a GPU: 1, then twice as many each time, as long as that pays.
 
     Args:
-        measure: lets so many trials train side by side.
-        most: trials at a time at most, from 1, such as those that have a processor core.
+        measure: lets this many trials train side by side.
+        most: maximum number of concurrent trials, from 1, such as the number with a processor core.
     """
     measured = {1: measure(1)}
     count = 1
@@ -67,7 +67,7 @@ def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Cho
 
 
 def _doubled(most: int) -> Iterator[int]:
-    """2, 4, ..., and `most` where that is none of them."""
+    """Yield 2, 4, ..., and last `most`."""
     count = 1
     while count < most:
         count = min(2 * count, most)
@@ -75,7 +75,7 @@ def _doubled(most: int) -> Iterator[int]:
 
 
 def _no_room(found: Together, times: float) -> str:
-    """The reason why so many times as many trials have no room; "" where they may have."""
+    """Return the reason why the GPU cannot hold `times` as many trials; "" if it may."""
     if found.busy is not None and found.busy > _BUSY:
         return f"it computes {found.busy:.0%} of the time"
     if found.memory is not None and found.memory * times > _MEMORY:

@@ -1,9 +1,9 @@
 """Functions and commands that hang: nothing is heard of them for many times a usual epoch
 (`--hung-after N`).
 
-A command is ended. A function is made to leave by an exception in its thread. One that waits inside
-of C code hears of it in the main thread alone; elsewhere its process ends itself, and leaves a note
-by which the next process knows that the trial has failed.
+A command is ended. A function is ended by an exception in its thread. If it waits inside C code,
+only the main thread can be interrupted. In any other thread, the process ends itself, and leaves a
+note from which the next process knows that the trial has failed.
 
     .hung.json    {"error": how long, and where the function stood}
 """
@@ -27,9 +27,10 @@ from tune.formatting import duration
 from tune.study.work import Work
 
 HUNG = "hung"
-"""Reason of a trial that was given up."""
+"""Reason of a trial that hung and was given up."""
 LEAST_S = 60.0
-"""Nobody is given up earlier: an epoch that validates or saves may take longer than others."""
+"""Minimum time before a run is given up: an epoch that validates or saves may take longer than
+others."""
 
 _NOTE = ".hung.json"
 _LOOK_S = 1.0
@@ -37,7 +38,7 @@ _GRACE_S = 10.0
 
 
 class TrialHung(BaseException):
-    """The function is to be left. No `except Exception` holds it up."""
+    """Ends the function. `except Exception` does not catch it."""
 
 
 class Silence:
@@ -51,7 +52,7 @@ class Silence:
 
     @property
     def is_limited(self) -> bool:
-        """False where a run is waited for, however long it takes."""
+        """False if the run is waited for, however long it takes."""
         return self._factor > 0
 
     def heard(self) -> None:
@@ -59,12 +60,12 @@ class Silence:
         self._heard_at = time.monotonic()
 
     def note_epoch(self, seconds: float) -> None:
-        """Note the length of an epoch: the longest one is the usual one."""
+        """Note the length of an epoch: the longest one counts as usual."""
         self._usual_s = max(self._usual_s, seconds)
 
     @contextlib.contextmanager
     def ours(self) -> Iterator[None]:
-        """A block in which the run waits for the study, which may wait for a disk."""
+        """Mark a block in which the run waits for the study, which may wait for a disk."""
         self._is_answered = False
         try:
             yield
@@ -73,9 +74,9 @@ class Silence:
             self._is_answered = True
 
     def overdue(self) -> str:
-        """Say for how long nothing was heard, where that is too long; "" where it is not, or where
+        """Return a line on how long nothing was heard, if that is too long; "" if it is not, or if
         no epoch is known yet."""
-        # Asked first: who is answered between the two lines has just been heard.
+        # Checked first: a run that gets its answer between the two lines has just been heard.
         is_known = self.is_limited and self._usual_s > 0 and self._is_answered
         silent_s = time.monotonic() - self._heard_at
         if not is_known or silent_s < max(LEAST_S, self._factor * self._usual_s):
@@ -87,10 +88,10 @@ class Silence:
 
 
 def call_until_silent(call: Callable[[], object], silence: Silence, folder: Path) -> None:
-    """Call a function, and leave it by an exception when nothing was heard of it for too long.
+    """Call a function; end it by an exception if nothing was heard of it for too long.
 
     Args:
-        folder: of the trial.
+        folder: folder of the trial.
     Raises:
         TrialFailed: `hung`, now or in an earlier process.
     """
@@ -107,13 +108,13 @@ def call_until_silent(call: Callable[[], object], silence: Silence, folder: Path
         finally:
             watch.end()
     except TrialHung:
-        # It comes wherever the thread stands: also after the function's last line, within `end`.
+        # It arrives anywhere in the thread, even after the function's last line, within `end`.
         watch.end()
         raise TrialFailed(HUNG, watch.said) from None
 
 
 def _fail_as_noted(note: Path) -> None:
-    """Fail a trial in which a process has ended itself; the note is used up by that."""
+    """Fail a trial if one of its processes has ended itself, and remove the note about that."""
     if not note.exists():
         return
     error = json.loads(note.read_text())["error"]
@@ -122,7 +123,8 @@ def _fail_as_noted(note: Path) -> None:
 
 
 class _Watch:
-    """A thread that looks whether a function, in the thread that makes this, is still heard of."""
+    """A thread that watches whether a function, in the thread that creates this, is still heard
+    of."""
 
     def __init__(self, silence: Silence, note: Path):
         self.said = ""
@@ -136,20 +138,20 @@ class _Watch:
         self._handler: Any = None
 
     def begin(self) -> None:
-        """Look from now on."""
+        """Begin to watch."""
         if self._is_main:
-            # It interrupts what waits in C, such as a sleep, a socket or a lock.
+            # The signal interrupts waits in C code, such as a sleep, a socket or a lock.
             self._handler = signal.signal(signal.SIGUSR2, _raise_hung)
         self._thread.start()
 
     def end(self) -> None:
-        """Look no more. A second call does what is left of the first one."""
+        """Stop watching. A second call does what the first one has left undone."""
         with self._lock:
             self._ended.set()
         if self._is_main:
             signal.signal(signal.SIGUSR2, self._handler)
         elif self.said:
-            _raise_in(self._function, None)  # where it has not arrived yet
+            _raise_in(self._function, None)  # in case it has not arrived yet
 
     def _look(self) -> None:
         while not self._ended.wait(_LOOK_S):
@@ -177,13 +179,13 @@ def _raise_hung(number: int, frame: object) -> None:
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
-    """Raise an exception in another thread, as soon as it runs Python; None takes one back."""
+    """Raise an exception in another thread, as soon as it runs Python; None cancels one."""
     what = ctypes.py_object() if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(_id(thread)), what)
 
 
 def _stack(thread: threading.Thread) -> str:
-    """The lines at which a thread stands, as a traceback has them."""
+    """The lines at which a thread stands, in the form of a traceback."""
     frame = sys._current_frames().get(_id(thread))
     return "".join(traceback.format_stack(frame)) if frame is not None else ""
 

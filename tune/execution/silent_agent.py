@@ -1,11 +1,11 @@
-"""Stands in for the agent of Ray's dashboard on a machine that has no dashboard.
+"""Stands in for the agent of Ray's dashboard on a machine without a dashboard.
 
     python silent_agent.py RAY'S ARGUMENTS...
 
-Ray's own agent imports all of Ray, a second of CPU time and 80 MB, to serve what nobody asks here.
-Its raylet needs a process that lives, and to hear that there are no ports, which Ray's agent says
-in the same way where the packages of the dashboard are not installed (`--minimal`). Only the
-standard library is imported here.
+Ray's own agent imports all of Ray, which takes a second of CPU time and 80 MB, to serve requests
+that nobody makes here. The raylet needs a process that lives and says that there are no ports.
+Ray's agent says the same if the packages of the dashboard are not installed (`--minimal`). This
+file imports only the standard library.
 """
 
 import os
@@ -18,7 +18,7 @@ _LOOK_S = 1.0
 
 
 def main() -> None:
-    """Say that there are no ports, and wait for the end of the raylet."""
+    """Report that there are no ports, and wait for the end of the raylet."""
     raylet = os.getppid()
     folder, node = _argument("--session-dir="), _argument("--node-id=")
     for port in _PORTS:

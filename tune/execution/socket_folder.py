@@ -9,16 +9,16 @@ from trainables.errors import UserError
 
 _LONGEST_PATH = 107  # bytes of a socket's path on Linux
 _WITHIN = len("/session_2026-11-28_12-00-00_123456_4194304/sockets/dash_SomeModuleOfRay")
-_OF_RAY = "ray"  # within: Ray opens its own folder to everybody
+_OF_RAY = "ray"  # a folder inside ours, because Ray opens its own to everybody
 _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def socket_folder() -> str | None:
-    """The folder in which Ray keeps its sessions; None: its own choice, `ray` in $RAY_TMPDIR or
-    $TMPDIR.
+    """Return the folder in which Ray keeps its sessions; None: Ray's own choice, `ray` in
+    $RAY_TMPDIR or $TMPDIR.
 
-    A batch system may give each job a TMPDIR so long that Ray's sockets do not fit into it: then a
-    folder of this user in /tmp is taken.
+    A batch system may give each job a TMPDIR that is too long for Ray's sockets. Then a folder of
+    this user is used in /tmp, or in another short place.
 
     Raises:
         UserError: TMPDIR is too long, and no shorter place can be written.
@@ -44,8 +44,8 @@ def _fits(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Make the folder for this user alone; False where that is impossible, or another user has made
-    it."""
+    """Create the folder for this user only; False if that is impossible, or if another user has
+    created it."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -1,10 +1,10 @@
-"""Runs a command in a process group of its own, and ends the group with whoever started it.
+"""Run a command in a process group of its own, and end the group with the process that starts it.
 
     python -I -S supervisor.py COMMAND...
 
 Standard input is a pipe that the starter holds open. When it closes, because the trial has ended or
-its process was killed (`kill -9` too), the group gets SIGTERM, and SIGKILL two seconds later.
-Only the standard library is imported: it starts in a few hundredths of a second.
+its process was killed (even by `kill -9`), the group gets SIGTERM, and SIGKILL two seconds later.
+Only the standard library is imported, so that this starts in a few hundredths of a second.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ def main(words: list[str]) -> int:
 
     threading.Thread(target=_end_with_starter, args=(child,), daemon=True).start()
     code = child.wait()
-    _signal(child, signal.SIGKILL)  # what it has left running
+    _signal(child, signal.SIGKILL)  # for what it has left running
     return code if code >= 0 else _SIGNALLED - code
 
 
 def _end_with_starter(child: "subprocess.Popen[bytes]") -> None:
-    """Wait until the starter lets go of standard input, then end the group."""
+    """Wait until the starter closes standard input, then end the group."""
     while os.read(0, 1024):
         pass
     _signal(child, signal.SIGTERM)

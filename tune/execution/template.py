@@ -1,18 +1,18 @@
-"""A process that has imported what trials need, and that workers of Ray are forks of: torch and our
-modules are imported once for all trials of a run, while the driver reads the data.
+"""A process that has imported what trials need, and from which workers of Ray are forked. So torch
+and our modules are imported once for all trials of a run, while the driver reads the data.
 
     python template.py FILE FOLDER MODULE...
 
     FILE: number of a listening socket; FOLDER: its folder
 
-A fork has the modules and nothing else of this process: it has one thread, has computed nothing,
-knows no GPU, and gets arguments, environment, folder and files of the worker that Ray wanted to
-start (`launch_worker.py`). Ray itself is imported in the fork: its libraries read the environment
-and begin to draw random names when they are. The process ends with the driver, whose end closes its
-standard input.
+A fork has the modules and nothing else of this process, which has one thread, has computed nothing
+and knows no GPU. The fork gets the arguments, environment, folder and files of the worker that Ray
+wanted to start (`launch_worker.py`). Ray itself is imported in the fork, because its libraries read
+the environment and begin to draw random names when they are imported. The process ends with the
+driver, whose end closes its standard input.
 
-A driver that has one thread and no GPU, and needs the modules itself, forks the template too, in
-the place of the command above: then nothing is imported twice.
+A driver that has one thread and no GPU, and needs the modules itself, forks the template instead of
+running the command above. Then nothing is imported twice.
 """
 
 import array
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("tune.execution.trial", "pandas", "pyarrow.fs", "requests", "aiohttp", "tensorboardX")
-"""Imported for every experiment; the last ones are what Ray Tune imports."""
+"""Imported for every experiment; all but the first are what Ray Tune imports."""
 _UNSAFE = "ray"
-"""Not to be had in common by several processes."""
+"""Package that several processes must not share."""
 _WITHOUT_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Environment of the process: a module that asks while it is imported if there is a GPU does not
-initialise CUDA by that, which forks could not use. They have their worker's environment."""
+"""Environment of the process. A module that looks for a GPU while it is imported then does not
+initialise CUDA, which forks could not use. Forks have the environment of their worker."""
 _CUDA_FILE = "/dev/nvidia-uvm"
-"""Open in a process that has initialised CUDA, whoever did."""
+"""Open in any process that has initialised CUDA."""
 
 
 class Template:
-    """The process, as its driver sees it.
+    """The template process, as its driver sees it.
 
     Args:
-        modules: to be imported; one that cannot be is left to the trials.
-        shared: this process needs the modules too, and runs no code but ours. They are imported
-            here first, and the template is a fork, where this process may be forked.
-        later: modules that trials alone need.
+        modules: modules to import; one that cannot be imported is left to the trials.
+        shared: this process needs the modules too, and runs only our code. They are imported here
+            first, and the template is a fork, if this process may be forked.
+        later: modules that only trials need.
     Raises:
         UserError: there is no folder for its socket.
     """
@@ -68,18 +68,18 @@ class Template:
     ):
         from tune.execution.socket_folder import socket_folder
 
-        near_ray = socket_folder()  # where TMPDIR is deep
+        near_ray = socket_folder()  # not None if TMPDIR is too long
         place = None if near_ray is None else Path(near_ray).parent
         self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=place))
         self.socket = self._folder / "socket"
         self._process: Process | None = None
         modules = (*MODULES, *modules)
-        # Asked before the imports: pandas brings a thread, which forks do without.
+        # Checked before the imports: pandas starts a thread, which forks do without.
         shared = shared and _has_one_thread()
         if shared:
             _import_all(modules)
 
-        # It listens before the process is there: workers may ask at any time.
+        # It listens before the process exists: workers may ask at any time.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(str(self.socket))
             listening.listen(128)
@@ -135,10 +135,10 @@ _current: Template | None = None
 
 
 def begin(modules: Sequence[str] = (), shared: bool = False, later: Sequence[str] = ()) -> Template:
-    """Start the template of this process, unless there is one that serves, and return it.
+    """Return the template of this process; start one unless one serves already.
 
     Args:
-        modules, shared, later: as of `Template`.
+        modules, shared, later: see `Template`.
     """
     global _current
     if _current is None or not _current.serves:
@@ -148,7 +148,7 @@ def begin(modules: Sequence[str] = (), shared: bool = False, later: Sequence[str
 
 
 def end() -> None:
-    """End the template of this process, where there is one."""
+    """End the template of this process, if there is one."""
     global _current
     if _current is not None:
         _current.close()
@@ -160,7 +160,7 @@ def serve(file: int, folder: str, modules: Sequence[str]) -> None:
 
     Args:
         file: number of the listening socket.
-        folder: of the socket; it is removed at the end.
+        folder: folder of the socket; it is removed at the end.
     """
     own = os.getpid()
     try:
@@ -172,9 +172,9 @@ def serve(file: int, folder: str, modules: Sequence[str]) -> None:
 
 
 def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
-    sys.path[0] = str(ROOT)  # for the folder of this file
+    sys.path[0] = str(ROOT)  # in place of the folder of this file
     _import_all(modules)
-    # A fork's first garbage collection then copies no pages of what is here.
+    # So a fork's first garbage collection copies no pages of this process.
     gc.collect()
     gc.freeze()
     if threading.active_count() > 1 or _is_spoilt():
@@ -199,7 +199,7 @@ def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
 
 
 def _knows_gpu() -> bool:
-    """True where a module has initialised CUDA: a fork would find no GPU, and train on the CPU."""
+    """True if a module has initialised CUDA: a fork would find no GPU, and train on the CPU."""
     if _CUDA_FILE in _open_files():
         return True
     torch = sys.modules.get("torch")
@@ -208,7 +208,7 @@ def _knows_gpu() -> bool:
     if torch.cuda.is_initialized():
         return True
 
-    child = os.fork()  # torch tells there alone
+    child = os.fork()  # torch tells only in a fork
     if not child:
         is_spoilt = True
         with contextlib.suppress(Exception):
@@ -233,19 +233,19 @@ def _has_one_thread() -> bool:
 
 
 def _is_spoilt() -> bool:
-    """True where a fork of this process could not serve as a new process does."""
+    """True if a fork of this process could not serve as a new process does."""
     return _UNSAFE in sys.modules or _knows_gpu()
 
 
 def _import_all(modules: Sequence[str]) -> None:
-    """Import what can be imported."""
+    """Import the modules that can be imported."""
     for name in modules:
         with contextlib.suppress(Exception):
             _import(name)
 
 
 def _import(name: str) -> None:
-    """Import a module or, of `experiment:NAME`, the trainable of one of our experiments."""
+    """Import a module or, for `experiment:NAME`, the trainable of one of our experiments."""
     kind, _, experiment = name.partition(":")
     if not experiment:
         importlib.import_module(kind)
@@ -258,17 +258,17 @@ def _import(name: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """A worker to be started."""
+    """A worker to start."""
 
     argv: list[str]
     cwd: str
     env: dict[str, str]
     files: list[int]
-    """Its standard input, output and error, open here."""
+    """Its standard input, output and error, open in this process."""
 
 
 def _read(connection: socket.socket) -> Request | None:
-    """Read a request; None where whoever asked has gone."""
+    """Read a request; None if it is not whole."""
     files = array.array("i")
     connection.settimeout(10)
     try:
@@ -300,7 +300,7 @@ def _answer(connection: socket.socket, request: Request) -> None:
 
 def _become_worker(request: Request) -> None:
     """Run the worker's script as Python would; does not return."""
-    os.setpgid(0, 0)  # of a worker that ends, Ray kills the whole group
+    os.setpgid(0, 0)  # when a worker ends, Ray kills its whole group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for place, file in enumerate(request.files):
         os.dup2(file, place)

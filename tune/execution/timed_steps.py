@@ -1,4 +1,4 @@
-"""Steps of a configuration, taken to see what they cost; nothing of them is kept."""
+"""Training steps of a configuration, to see what they cost; nothing of them is kept."""
 
 import time
 from typing import Any
@@ -17,8 +17,9 @@ class TimedSteps:
 
     Args:
         data: the data that it trains on; its device is the runtime's.
-        config: settled for that device.
-        images: of the training split, by which an epoch has its steps; default: those of `data`.
+        config: config, settled for that device.
+        images: number of training images, which sets the steps of an epoch; default: those of
+            `data`.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class TimedSteps:
         self._step = 0
 
     def seconds(self, count: int) -> float:
-        """Take so many steps, and return the seconds that they took."""
+        """Take `count` steps, and return the seconds that they took."""
         self.trainable.train()
         started = time.perf_counter()
         for _ in range(count):
-            # One more is always to come: the next batch is sent ahead, as in a trial.
+            # One more step is always to come, so that the next batch is sent ahead, as in a trial.
             total = max(self.total_steps, self._step + 2)
             loss = train_step(self.state, self._config, self._runtime, self._step, total)
             self._step += 1
-        float(loss)  # a GPU's queue ends here
+        float(loss)  # waits for the GPU's queue
         return time.perf_counter() - started

@@ -1,5 +1,5 @@
-"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome, or
-flat config -> function -> outcome. A trial's own failure is an outcome, not an exception."""
+"""One piece of work, in any process: flat config -> trainable -> `fit` -> outcome, or flat config
+-> function -> outcome. A trial's own failure is an outcome, not an exception."""
 
 import contextlib
 import functools
@@ -37,20 +37,20 @@ from tune.study.disk import StorageFailed, StudyEnds, storage_failure
 from tune.study.work import Outcome, State, Work
 
 BASELINE_SEEDS = 3
-"""Untrained networks that the baseline is the mean of."""
+"""Number of untrained networks that the baseline averages."""
 DIVERGED = ("nan", "collapse")
-"""Reasons that are the configuration's fault, which the sampler is to learn; memory and data are
-not."""
+"""Reasons that are the configuration's fault, so that the sampler should learn them; memory and
+data are not."""
 
 
 def run(
     experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None
 ) -> Outcome:
-    """Do the work and return how it ended. SystemExit and KeyboardInterrupt pass through.
+    """Do the work and return how it ended. SystemExit and KeyboardInterrupt are not caught.
 
     Args:
-        patience_s: end this process after so many seconds without progress; None: never. A function
-            is waited for: an epoch of its may take hours, and shows no steps.
+        patience_s: end this process after this many seconds without progress; None: never. It does
+            not apply to a function, whose epochs may take hours and show no steps.
     Raises:
         StorageFailed: the study's folder cannot be written or read.
         StartAgain, or an error of a collective operation: the group of workers must be restarted.
@@ -76,7 +76,7 @@ def run(
 
 
 def _reason(experiment: Experiment, error: Exception) -> str:
-    """Say in a line why a trial failed."""
+    """Return the reason of a failed trial, in a line."""
     function = experiment.function
     if function is None:
         return type(error).__name__
@@ -89,7 +89,7 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
     with _folder_lock(folder, runtime):
         if runtime.rank == 0:
             remove_own_partials(folder)  # a function's own files stay; `fit` removes more
-        # the other workers read nothing before rank 0 has the folder
+        # the other workers must read nothing before rank 0 has the folder
         distributed.broadcast(None)
         if work.kind == "baseline":
             return _baseline(experiment, work, runtime)
@@ -105,8 +105,8 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
 
 
 def _folder_lock(folder: Path, runtime: Runtime) -> contextlib.AbstractContextManager[Any]:
-    """Wait until a process that outlived a killed driver has stopped writing here; rank 0 waits
-    for all."""
+    """Wait until a process that outlived a killed driver has stopped writing here. Rank 0 waits for
+    all workers."""
     if runtime.rank == 0:
         return FileLock(folder / ".lock")
     return contextlib.nullcontext()
@@ -154,7 +154,7 @@ def _fit(
 
 
 def _size(trainable: Trainable[Any, Any], export: Path) -> Metrics:
-    """The size of a trained network: its parameters, and megabytes of its exported file."""
+    """Size of a trained network: number of parameters, and megabytes of its exported file."""
     parameters = sum(parameter.numel() for parameter in trainable.parameters())
     return {
         "model/parameters": float(parameters),
@@ -163,7 +163,7 @@ def _size(trainable: Trainable[Any, Any], export: Path) -> Metrics:
 
 
 def _inference_costs(trainable: Trainable[Any, Any], work: Work, runtime: Runtime) -> Metrics:
-    """The costs of predicting by the exported weights that the study searches by."""
+    """Measure the costs of prediction that the study searches by, with the exported weights."""
     if not work.measure:
         return {}
     from trainables.described import describe_model
@@ -176,10 +176,10 @@ def _inference_costs(trainable: Trainable[Any, Any], work: Work, runtime: Runtim
 def _fitted(
     trainable: Trainable[Any, Any], work: Work, runtime: Runtime
 ) -> tuple[Fitted, str | None]:
-    """Run `fit`; the reason is None unless a repeat diverged.
+    """Run `fit`. The reason is None unless a repeat diverged.
 
-    Such a repeat is judged by its best epoch, which its user would keep: evidence without it would
-    flatter.
+    Such a repeat is judged by its best epoch, which its user would keep. Evidence without it would
+    flatter its configuration.
     """
     try:
         # Nobody draws pictures of a repeat.
@@ -197,7 +197,7 @@ def _fitted(
 
 
 def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
-    """Validation and test metrics of the untrained network with calibrated BatchNorm: mean and
+    """Evaluate the untrained network, with calibrated BatchNorm, on validation and test: mean and
     sample standard deviation over seeds."""
     runs = []
     for seed in range(work.seed, work.seed + BASELINE_SEEDS):
@@ -212,8 +212,8 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 def _over_seeds(runs: list[Metrics]) -> Metrics:
     """Mean and sample standard deviation of each metric.
 
-    A metric that some runs lack, such as the IoU of a class that no mask has and one of the random
-    networks predicts, is averaged over the others.
+    A metric that some runs lack is averaged over the others. An example is the IoU of a class that
+    no mask contains and that only one of the random networks predicts.
     """
     names = dict.fromkeys(name for run in runs for name in run)
     metrics = {}
@@ -228,7 +228,7 @@ def _over_seeds(runs: list[Metrics]) -> Metrics:
 
 
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable[Any, Any]:
-    """The trainable of a flat config, on the runtime's device."""
+    """Build the trainable of a flat config, on the runtime's device."""
     bring_backbone(flat)
     config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
@@ -240,10 +240,10 @@ def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Tr
 
 
 def settle(config: Any, data: Any, runtime: Runtime) -> tuple[Any, Any]:
-    """Choose the runtime's device, and return config and data as that device takes them.
+    """Choose the runtime's device; return config and data in the form that the device takes.
 
     Raises:
-        TrialFailed: `device` (the config asks for one that is not there).
+        TrialFailed: `device` (the config asks for one that is missing).
     """
     try:
         runtime.device = settle_device(config.train.device, runtime.device)
@@ -258,7 +258,7 @@ def settle(config: Any, data: Any, runtime: Runtime) -> tuple[Any, Any]:
 
 
 def bring_backbone(flat: dict[str, Any]) -> None:
-    """Download the weights that the trial starts from, where they are in an object store."""
+    """Download the weights that the trial starts from, if they are in an object store."""
     path = Path(flat.get("init.file") or ".")
     if s3.address(path) is None:
         return
@@ -270,7 +270,7 @@ def bring_backbone(flat: dict[str, Any]) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _dataset(trainable: type[Trainable[Any, Any]], data_config: Any) -> Any:
-    """The data set, which a warm process keeps from trial to trial."""
+    """Load the data set, which a warm process keeps from trial to trial."""
     try:
         return trainable.load_data(data_config)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Trials that train side by side on one GPU for a few seconds, as Ray runs them, to see how many of
+"""Let trials train side by side on one GPU for a few seconds, as Ray runs them, to see how many of
 them share it well (`shared_gpu.py`)."""
 
 import tempfile
@@ -24,11 +24,11 @@ from tune.experiments import Experiment
 
 _SECONDS = 4.0
 _LOOK_S = 0.1
-"""NVML's own figure is a mean over about so long."""
+"""NVML's own figure is a mean over about this time."""
 
 
 class Stepper:
-    """A trial of a config that trains for as long as it is asked to, in a process of its own."""
+    """A trial of a config, in a process of its own, that trains for as long as it is told to."""
 
     def __init__(self, experiment: Experiment, flat: dict[str, Any]):
         bring_backbone(flat)
@@ -44,13 +44,13 @@ class Stepper:
         self._device = runtime.device
         self._steps = TimedSteps(experiment.trainable, config, some, runtime)
         self._steps.seconds(1)
-        self._steps.trainable.validate()  # which may need more memory than a step
+        self._steps.trainable.validate()  # this may need more memory than a step
 
     def ready(self) -> None:
-        """Return when it has taken a step."""
+        """Return once it has taken a step."""
 
     def train(self, seconds: float) -> Together:
-        """Train for so long: its own steps, and what the whole device did meanwhile."""
+        """Train for `seconds`; return its own steps, and the use of the whole device meanwhile."""
         busy = _Busy(self._device)
         began = time.perf_counter()
         steps = 0
@@ -63,11 +63,11 @@ class Stepper:
 
 
 class _Busy:
-    """Looks, in a thread, how busy a device is while a block runs.
+    """Watches, in a thread, how busy a device is while a block runs.
 
     Attributes:
-        mean: part of the time in which it computed; None where nobody knows, as on a CPU or
-            without NVML.
+        mean: part of the time in which it computed; None if it is not known, as on a CPU or without
+            NVML.
     """
 
     def __init__(self, device: torch.device):
@@ -96,7 +96,7 @@ class _Busy:
 
 
 def _memory_taken(device: torch.device) -> float | None:
-    """Part of a device's memory that is taken, by whomever; None on a CPU."""
+    """Part of a device's memory that is in use, by any process; None on a CPU."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -106,11 +106,11 @@ def _memory_taken(device: torch.device) -> float | None:
 def measure_on_ray(
     experiment: Experiment, flat: Mapping[str, Any], group: WorkerGroup
 ) -> Callable[[int], Together]:
-    """Return a function that lets so many trials of a config train side by side.
+    """Return a function that lets a number of trials of a config train side by side.
 
     Args:
-        flat: the config.
-        group: resources of one trial; its GPU is shared by all.
+        flat: the flat config.
+        group: resources of one trial; all share its GPU.
     """
     actor: Any = ray.remote(Stepper)
 
@@ -129,7 +129,7 @@ def measure_on_ray(
 
 
 def _all_together(found: list[Together]) -> Together:
-    """The sum of what trials did, and the most that one of them saw of their device."""
+    """Return the sum of the trials' steps, and the most that one of them saw of the device."""
     memory = [one.memory for one in found if one.memory is not None]
     busy = [one.busy for one in found if one.busy is not None]
     return Together(
@@ -150,7 +150,7 @@ def share_gpus(
 
     Args:
         flat: config of trial 0.
-        group: a trial that has a GPU for itself.
+        group: a trial that has a GPU of its own.
         resources: CPUs and GPUs of the cluster.
     Returns:
         A trial with its share.

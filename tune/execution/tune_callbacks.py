@@ -1,6 +1,6 @@
-"""The calls of Ray Tune: they ask the study for work, and bring it the messages of trials.
+"""Callbacks of Ray Tune: they ask the study for work, and bring it the messages of trials.
 
-Whatever the study cannot write is kept by `StorageGuard`, and ends the run.
+If the study cannot write, `StorageGuard` keeps the error and ends the run.
 """
 
 import json
@@ -22,21 +22,21 @@ from tune.study.study import Study
 from tune.study.work import Outcome, Work, WorkId
 
 LOST_PROCESSES = 3
-"""A trial whose process dies resumes in another one, at most so often without a new epoch: on
-machines that are taken away again and again it ends all the same."""
+"""A trial whose process dies resumes in another one, but at most this often without a new epoch. So
+it ends even on machines that are taken away again and again."""
 
 
 class _Unpickled:
-    """Tune pickles what it is given, for a restore that is not used; a study lives in this process
-    alone."""
+    """Pickled without content. Tune pickles what it is given, for a restore that is not used; a
+    study lives in this process only."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class StorageGuard:
-    """Surrounds every call to the study: Tune would take a disk that cannot be written for the
-    fault of a trial, and continue. The first such error is kept and stops the study."""
+    """Surrounds every call to the study. Otherwise Tune would blame a trial for a disk that cannot
+    be written, and continue. The first such error is kept and stops the study."""
 
     def __init__(self, study: Study):
         self.study = study
@@ -57,7 +57,7 @@ class StorageGuard:
         return True
 
     def stop(self, error: UserError | OSError) -> None:
-        """Stop the study. The first reason is kept."""
+        """Stop the study. Only the first reason is kept."""
         self.error = self.error or error
         self.study.stopping = True
 
@@ -82,7 +82,7 @@ class StudySearcher(_Unpickled, Searcher):
         self._handed_out: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next work as a Tune config; None: ask again later."""
+        """Return the next work as a Tune config; None: ask again later."""
         if len(self._handed_out) >= self.limit() and not self.study.stopping:
             return None
         work = None
@@ -98,7 +98,7 @@ class StudySearcher(_Unpickled, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Free a place; the scheduler has told the study."""
+        """Free a place; the scheduler has told the study already."""
         self._handed_out.discard(trial_id)
 
     def get_state(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
             return TrialScheduler.STOP
         with self.guard:
             message = json.loads(result["message"])
-            # of several workers: the machines of those that it is about
+            # with several workers: the machines that the message is about
             nodes = message.pop("nodes", [str(result.get("node_ip"))])
             return self._on_message(trial, message, nodes)
         return TrialScheduler.STOP  # the guard has kept an error
@@ -153,16 +153,16 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def _forget_losses(self, trial: Trial) -> None:
-        """The trial makes progress: lost processes are counted from here on."""
+        """Reset the count of lost processes, because the trial makes progress."""
         trial.run_metadata.num_failures = 0
         self._never_begun.pop(_work_of(trial).id, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first of the live trials that waits and has not been chosen yet.
+        """Return the first live trial that waits and has not been chosen yet.
 
-        Tune's own rule looks at all trials there have ever been. A trial that has been chosen has a
-        process starting: choosing it again would cancel that start whenever a short trial frees
-        another process.
+        Tune's own rule looks at all trials that there have ever been. A process is starting for a
+        trial that has been chosen: choosing it again would cancel that start whenever a short trial
+        frees another process.
         """
         waiting: list[Trial] = [
             trial
@@ -188,14 +188,14 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
             self.study.ended(work, Outcome("FAIL", reason="process lost", error=error))
 
     def _may_begin_again(self, work: Work) -> bool:
-        """Its process died before the trial began, such as a warm one between two trials, and Tune
-        gives up at once."""
+        """True if the trial may begin again. Its process died before the trial began, for example a
+        warm one between two trials, and Tune gives up at once."""
         self._never_begun[work.id] += 1
         return self._never_begun[work.id] <= LOST_PROCESSES
 
 
 class StartCallback(_Unpickled, ray.tune.Callback):
-    """Tells the study which trial has a process now. A message from that process would cost the
+    """Tells the study which trial has got a process. A message from that process would cost the
     driver as much as a report does."""
 
     def __init__(self, study: Study, guard: StorageGuard):
@@ -227,6 +227,6 @@ def _work_of(trial: Trial) -> Work:
 
 
 def _order(trial: Trial) -> int:
-    """The baseline first, then by number."""
+    """Sort key: the baseline first, then trials by number."""
     number = _work_of(trial).id.trial
     return -1 if number is None else number

@@ -4,9 +4,9 @@
     worker of rank 0 -> mailbox -> this Tune trial -> ray.tune.report -> StudyScheduler -> study
 
 The workers wait until the study has handled their message, so a kill finds the checkpoint at most
-one report ahead, as with one worker. `ray.train.report` is not used: it is polled and does not
-wait. Neither are Train's retries: they cannot distinguish a lost process, which counts, from memory
-that ran out, after which the same trial resumes with smaller micro-batches.
+one report ahead, as with one worker. `ray.train.report` is not used, because it is polled and does
+not wait. Train's retries are not used either: they cannot distinguish a lost process, which counts,
+from memory that ran out, after which the same trial resumes with smaller micro-batches.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 }
 _NODE_ID = "ray.io/node-id"
 _POLL_S = 0.5
-# A controller that finds no capacity for its workers gives up after so many starts, a minute each;
-# the default waits for ever.
+# A controller that finds no capacity for its workers gives up after this many starts, a minute
+# each; by default it waits for ever.
 _STARTS = 3
 
 
@@ -57,7 +57,7 @@ class WorkerGroup:
 
 
 def others_than(nodes: Sequence[str]) -> dict[str, str]:
-    """The labels of all machines but some, which Ray labels with their ids."""
+    """Return the label selector for all machines but these; Ray labels machines with their ids."""
     return {_NODE_ID: f"!in({','.join(nodes)})"} if nodes else {}
 
 
@@ -69,12 +69,12 @@ def run_with_workers(
     patience_s: float,
     without: Sequence[str] = (),
 ) -> None:
-    """Do the work in a group of workers, which restarts from the checkpoint when a process is lost
-    (`lost_processes` times at most without a new epoch) or memory runs out (until micro-batches
-    cannot be halved any more).
+    """Do the work in a group of workers. The group restarts from the checkpoint if a process is
+    lost (at most `lost_processes` times without a new epoch) or memory runs out (until
+    micro-batches cannot be halved any more).
 
     Args:
-        patience_s: a process that makes no progress for so long ends itself.
+        patience_s: a process that makes no progress for this many seconds ends itself.
         without: ids of machines that get none of the workers.
     """
     os.environ |= _ENVIRONMENT
@@ -102,24 +102,24 @@ def run_with_workers(
 
 
 class Mailbox:
-    """Brings messages of workers to the Tune trial that has started them, and tells them when each
-    has been handled: an actor of Ray, in a process of its own."""
+    """Brings messages of workers to the Tune trial that started them, and tells the workers when
+    each has been handled. It is a Ray actor, in a process of its own."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[str] = asyncio.Queue()
         self._handled: asyncio.Queue[None] = asyncio.Queue()
 
     async def send(self, message: str) -> None:
-        """Hand over a message, and return when it has been handled."""
+        """Hand over a message; return when it has been handled."""
         await self._messages.put(message)
         await self._handled.get()
 
     async def tell(self, message: str) -> None:
-        """Hand over a message that nobody replies to."""
+        """Hand over a message without waiting for a reply."""
         await self._messages.put(message)
 
     async def receive(self, patience_s: float) -> str | None:
-        """Wait for a message; None where none has come."""
+        """Wait for a message; None if none has come."""
         try:
             return await asyncio.wait_for(self._messages.get(), patience_s)
         except TimeoutError:
@@ -142,12 +142,13 @@ class _RunningGroup:
         without: Sequence[str],
     ):
         self.latest_epoch = 0
-        """Last epoch that it has reported."""
+        """Last epoch that the group has reported."""
         self._nodes: set[str] = set()
         self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._error: BaseException | None = None
         self._scratch = Path(work.directory) / ".train"
-        # The function is sent to the workers with all that it refers to: it must not refer to self.
+        # The function is sent to the workers with all that it refers to, so it must not refer to
+        # self.
         mailbox = self._mailbox
         self._fit = _trainer(
             lambda: _work_on_rank(experiment, work, mailbox, patience_s),
@@ -168,7 +169,7 @@ class _RunningGroup:
         """Forward all messages until the group has ended. A stopped trial ends inside `send`.
 
         Returns:
-            None where the work is done, else the error that ended the group.
+            None if the work is done, else the error that ended the group.
         """
         end: dict[str, Any] | None = None
         for message in self._received():
@@ -192,7 +193,7 @@ class _RunningGroup:
         return self._error or RuntimeError("the workers ended without a message")
 
     def _received(self) -> Iterator[dict[str, Any]]:
-        """All messages, until the group has ended and its last one has come."""
+        """Yield all messages, until the group has ended and its last one has come."""
         is_alive = True
         while is_alive:
             is_alive = self._thread.is_alive()
@@ -203,10 +204,10 @@ class _RunningGroup:
 def _trainer(
     train: Callable[[], None], group: WorkerGroup, scratch: Path, without: Sequence[str]
 ) -> Callable[[], Any]:
-    """A function that runs `train` in every worker of a new group, until all have ended.
+    """Return a function that runs `train` in every worker of a new group, until all have ended.
 
     Args:
-        without: ids of machines that get none of them.
+        without: ids of machines that get none of the workers.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -234,7 +235,7 @@ def _trainer(
 
 
 def _work_on_rank(experiment: Experiment, work: Work, mailbox: Any, patience_s: float) -> None:
-    """Do the work in one worker. An exception that leaves here ends the group, which is then
+    """Do the work in one worker. An exception that escapes ends the group, which is then
     restarted."""
     import ray.train
 
@@ -249,6 +250,6 @@ def _work_on_rank(experiment: Experiment, work: Work, mailbox: Any, patience_s: 
     except StorageFailed as error:
         runtime.send("storage failed", error=str(error), code=error.code)
         return
-    # a failure of one rank alone is reported by that rank
+    # if one rank alone fails, that rank reports it
     if runtime.rank == 0 or outcome.state != "COMPLETE":
         runtime.send("end", **asdict(outcome))
