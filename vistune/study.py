@@ -86,9 +86,9 @@ class Study(Figures):
     def trials(self) -> "pd.DataFrame":
         """One row per trial, indexed by its number.
 
-        Columns: `state` (complete, pruned, fail or open), `value` (objective of the best epoch;
-        NaN while there is none), `epochs`, `seconds` (of training), `reason` (of the end),
-        `enqueued`, and each searched parameter (NaN if it did not apply).
+        Columns: `state` (complete, pruned, fail or open), `value` (objective of the best epoch; NaN
+        if there is none yet), `epochs`, `seconds` (of training), `reason` (of the end), `enqueued`,
+        and each searched parameter (NaN if it did not apply).
         """
         from vistune.tables import trials_table
 

@@ -18,7 +18,7 @@ class Trial:
     state: str
     """`complete`, `pruned`, `fail` or `open` (running or interrupted)."""
     value: float | None
-    """Final objective, or that of the best epoch so far; None if there is none yet."""
+    """Objective of its best epoch; None if there is none yet."""
     epochs: int
     """Number of epochs on record."""
     params: dict[str, Any]

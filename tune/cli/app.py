@@ -1,4 +1,4 @@
-"""Common ground of the command lines `tune/run.py` and `tune/report.py`."""
+"""Shared parts of the command lines `tune/run.py` and `tune/report.py`."""
 
 import inspect
 import sys
@@ -14,7 +14,7 @@ from tune.command_line import command, started_by_entry_point
 WRONG_USE = 2
 _INTERRUPTED = 130
 _PATHLIBS = ("Could not determine home directory", "Symlink loop")
-"""The beginnings of pathlib's own errors, which are RuntimeErrors."""
+"""Beginnings of pathlib's own error messages, which are raised as RuntimeErrors."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -36,7 +36,8 @@ Version = Annotated[
 
 
 def new_app(**settings: Any) -> typer.Typer:
-    """Return an app without frames around its errors; completion needs a command with a name."""
+    """Return an app without frames around its errors. Shell completion needs a command with a
+    name."""
     completion = started_by_entry_point()
     return typer.Typer(add_completion=completion, pretty_exceptions_enable=False, **settings)
 
@@ -59,17 +60,17 @@ def with_version(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _in_lines(docstring: str) -> str:
-    """A docstring with a line for each paragraph, which the terminal breaks where it must."""
+    """Return a docstring with one line per paragraph, which the terminal wraps as needed."""
     paragraphs = inspect.cleandoc(docstring).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def told_os_error(error: OSError | RuntimeError) -> str:
-    """An error of the operating system, in one line.
+    """Describe an operating system error in one line.
 
     Raises:
-        OSError, RuntimeError: the error itself, where it is none of the operating system, but a
-            fault of ours.
+        OSError, RuntimeError: the error itself, if it does not come from the operating system but
+            is a bug of ours.
     """
     if isinstance(error, RuntimeError):
         if not str(error).startswith(_PATHLIBS):
@@ -82,11 +83,11 @@ def told_os_error(error: OSError | RuntimeError) -> str:
 
 
 def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
-    """Run what was typed and leave. Wrong use is one line, as everything else that goes wrong.
+    """Run the typed command and exit. Wrong use is reported in one line, like all other errors.
 
     Args:
         program: run or report.
-        first: word that has chosen this app, and is no argument of it.
+        first: word that selected this app and is not one of its arguments.
     """
     for registered in app.registered_commands:
         text = registered.help or getattr(registered.callback, "__doc__", None)
@@ -95,7 +96,7 @@ def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     words = sys.argv[2:] if first else sys.argv[1:]
     try:
         sys.exit(app(words, standalone_mode=False) or 0)
-    except typer.Abort:  # Ctrl-D in the place of an answer
+    except typer.Abort:  # Ctrl-D instead of an answer
         print("vistune: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except typer.TyperException as error:

@@ -1,4 +1,4 @@
-"""The time that a command still takes, in words and as a bar."""
+"""Estimate the time that a command still takes, as text and as a bar."""
 
 import math
 import time
@@ -13,30 +13,30 @@ from tune.study.forecast import Amount, Forecast
 from tune.study.study import Study
 
 _FRESH_S = 1.0
-"""The time left is worked out so often at most: the trials of a fast study report all the time."""
+"""Minimum seconds between two estimates, because trials of a fast study report constantly."""
 _SHARE = 0.01
-"""Part of the driver's time that it may take."""
+"""Maximum fraction of the driver's time to spend on estimates."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The part of a command that is done, and the rest."""
+    """The part of a command that is done, and the part that is left."""
 
     elapsed_s: float
-    """Since it was started."""
+    """Time since the command was started, in seconds."""
 
     left_s: float | None
-    """Until all its studies have ended; None: not known yet."""
+    """Time until all its studies have ended; None if not known yet."""
 
     done_s: float
-    """The work so far, that of earlier starts too."""
+    """Work done so far, including that of earlier starts."""
 
     budget_s: float | None = None
-    """The rest of the time budget; None: there is none."""
+    """Rest of the time budget; None if there is none."""
 
     @property
     def share(self) -> float | None:
-        """Part of the command that is over, in [0, 1]."""
+        """Fraction of the command that is done, in [0, 1]; None if unknown."""
         if self.left_s is None:
             return None
         left = self.left_s
@@ -48,7 +48,8 @@ class Progress:
 
     @property
     def words(self) -> str:
-        """The time left, such as `about 5 min left`; "" where it is not known, and at the end."""
+        """The time left as text, such as `about 5 min left`; "" if it is unknown, and at the
+        end."""
         if not self.left_s:
             return ""
         about = f"about {rough_duration(self.left_s)}"
@@ -58,11 +59,11 @@ class Progress:
 
 
 class Clock:
-    """Tells how far a command is. An observer of the events of its studies.
+    """Tracks the progress of a command, as an observer of its studies' events.
 
-    What is left is worked out when something happens, in the study's thread. Between two events it
-    runs down, so that a thread that draws may ask at any time. Before the first epoch has ended its
-    steps tell. Its own times are those of a clock that nobody sets.
+    The time left is estimated at events, in the study's thread. Between events it counts down, so
+    that a drawing thread can ask at any time. Before the first epoch has ended, the estimate comes
+    from training steps. Times are measured on a monotonic clock.
 
     Args:
         budget_s: time for all studies; None: no limit.
@@ -80,17 +81,18 @@ class Clock:
         self._done = 0.0
         self._glimpse: Glimpse | None = None
         self.forecast: Forecast | None = None
-        """That of the running study."""
+        """Forecast for the running study."""
 
     def expect(self, studies: Sequence[Expected], storage: Path) -> None:
-        """The command runs these studies, beside other processes that do the same."""
+        """Announce the studies that the command runs, possibly together with other processes that
+        do the same."""
         self._agenda = Agenda(studies, lambda name: seen_in(storage / name))
 
     def begin(self, study: Study, processes: int | None) -> None:
-        """A study begins.
+        """Start tracking a study.
 
         Args:
-            processes: runs at a time, where that is known.
+            processes: number of runs at a time, if known.
         """
         amount = amount_of(study)
         self.forecast = Forecast(study.state, amount, processes)
@@ -102,12 +104,12 @@ class Clock:
         self._work_out(self._study_started)
 
     def end(self) -> None:
-        """The study has ended."""
+        """Note that the study has ended."""
         if self._agenda is not None:
             self._agenda.end()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Note what runs, and work out what is left unless that has just been done."""
+        """Record what is running, and update the estimate unless that was done recently."""
         if self.forecast is None:
             return
         self.forecast.on_event(event)
@@ -119,8 +121,8 @@ class Clock:
 
     @property
     def place(self) -> str:
-        """The running study among all, such as `study 3 of 35: classify-B-r1`; "" for a single
-        one."""
+        """Position of the running study, such as `study 3 of 35: classify-B-r1`; "" if there is
+        only one."""
         if self._agenda is None:
             return ""
         number, total = self._agenda.place
@@ -128,7 +130,7 @@ class Clock:
 
     @property
     def progress(self) -> Progress:
-        """The part of the command that is done by now."""
+        """Current progress of the command."""
         now = time.monotonic()
         elapsed = now - self._started
         passed = now - self._told_at
@@ -139,7 +141,8 @@ class Clock:
         return Progress(elapsed, left, max(self._done + passed, elapsed), budget)
 
     def _before_first_epoch(self, now: float) -> float | None:
-        """Seconds left by the first steps of the study; None where no trial has told of any."""
+        """Estimate the seconds left from the study's first steps; None if no trial has reported
+        any."""
         if self._left is not None or self._glimpse is None:
             return None
         left = self._glimpse.left(now)
@@ -165,7 +168,7 @@ class Clock:
 
 
 def amount_of(study: Study) -> Amount:
-    """The work of a study."""
+    """Return the amount of work of a study."""
     manifest = study.manifest
     return Amount(
         trials=study.trials,
@@ -179,7 +182,7 @@ def amount_of(study: Study) -> Amount:
 
 
 def rough_duration(seconds: float) -> str:
-    """A duration that is an estimate: `40 s`, `5 min`, `1 h 20 min`."""
+    """Format an estimated duration: `40 s`, `5 min`, `1 h 20 min`."""
     if seconds < 55:
         return f"{max(5, 5 * math.ceil(seconds / 5))} s"
     minutes = max(1, round(seconds / 60))

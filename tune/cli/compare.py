@@ -1,5 +1,5 @@
-"""Run an experiment in its settings: one alone, or all of a comparison with the same budget, as
-studies of one group, and their table."""
+"""Run an experiment in its settings: a single one, or all settings of a comparison with the same
+budget, as studies of one group with a common table."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
@@ -40,7 +40,7 @@ def run_settings(
     """Run the chosen setting, or all settings of a comparison one after another.
 
     Raises:
-        UserError: wrong use, of any of the settings, before the first trial of the first.
+        UserError: wrong use in any of the settings, raised before the first trial.
     """
     _refuse_fronts(options)
     name, comparison = comparison_of(options, experiment)
@@ -81,12 +81,12 @@ def run_settings(
     objective = prepared[0].manifest.objective
     own = own_comparison(experiment, comparison)
     group = Group.open(storage / name, experiment.name, objective, searched, own)
-    copy_group_log(group.folder)  # before its members, which name it
+    copy_group_log(group.folder)  # before its members, which refer to it
     return _run_all(prepared, options, budget_s, group, caller)
 
 
 def _refuse_fronts(options: Options) -> None:
-    """Refuse several objectives for a comparison, whose table has one."""
+    """Refuse several objectives for a comparison, whose table shows only one."""
     alone = options.setting is not None and options.study is not None
     if len(options.objective or []) > 1 and not alone:
         raise UserError(
@@ -96,11 +96,11 @@ def _refuse_fronts(options: Options) -> None:
 
 
 def comparison_of(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
-    """Return the comparison that was asked for, or that the setting belongs to, and the name of its
-    group.
+    """Return the name of the comparison's group, and the comparison: the requested one, or the one
+    to which the setting belongs.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no comparison of that name.
     """
     known = experiment.comparisons
 
@@ -133,7 +133,7 @@ def comparison_of(options: Options, experiment: Experiment) -> tuple[str, Compar
 
 
 def own_comparison(experiment: Experiment, comparison: Comparison) -> OwnComparison | None:
-    """Return a comparison of the user's own by its name; None for one of the registry."""
+    """Return a user-defined comparison with its name; None for one of the registry."""
     if experiment.name in EXPERIMENTS:
         return None
     for name, known in experiment.comparisons.items():
@@ -143,7 +143,7 @@ def own_comparison(experiment: Experiment, comparison: Comparison) -> OwnCompari
 
 
 def _default_name(experiment: Experiment, key: str) -> str:
-    """Return the usual name of a comparison's group."""
+    """Return the default name of a comparison's group."""
     if not key:
         return experiment.name
     if key.startswith(f"{experiment.name}-"):
@@ -152,8 +152,8 @@ def _default_name(experiment: Experiment, key: str) -> str:
 
 
 def _searches(options: Options, folder: Path, comparison: Comparison) -> int:
-    """Return the number of searches of each setting: the wanted one, that of the group there is, or
-    the default. A group of single searches stays one."""
+    """Return the number of searches of each setting: the requested number, that of the existing
+    group, or the default. A group of single searches stays one."""
     begun = members(folder)
     single = begun is not None or options.warm_start not in (None, SHIPPED)
     if options.searches is not None:
@@ -170,7 +170,7 @@ def _searches(options: Options, folder: Path, comparison: Comparison) -> int:
 
 
 def _refuse_shared_backbone(options: Options, comparison: Comparison) -> None:
-    """Refuse one `--backbone` for settings that start from different ones."""
+    """Refuse a single `--backbone` for settings that start from different ones."""
     if options.setting is not None or options.backbone is None:
         return
 
@@ -184,8 +184,8 @@ def _refuse_shared_backbone(options: Options, comparison: Comparison) -> None:
 
 
 def _members(options: Options, group: str, comparison: Comparison) -> list[Options]:
-    """Return the options of each study of a group. A warm start from a group becomes one from the
-    study of the same setting."""
+    """Return the options of each study of a group. A warm start from another group becomes a warm
+    start from the study of the same setting."""
     if options.setting is not None:
         return [replace(options, study=member_name(group, options.setting))]
 
@@ -250,7 +250,7 @@ def publish_table(folder: Path) -> None:
 
     publish(Group.at(folder))
     copy_table(folder)
-    with suppress(UserError):  # `python tune/report.py sync` says what is wrong there
+    with suppress(UserError):  # `python tune/report.py sync` reports what is wrong there
         Tracker(folder).sync()
 
 
@@ -264,7 +264,7 @@ def copy_table(folder: Path) -> None:
 
 
 def one_ray(options: Options) -> AbstractContextManager[None]:
-    """Hold one Ray for all studies: to start it takes longer than a small study."""
+    """Keep one Ray running for all studies, because starting it takes longer than a small study."""
     is_batched = options.batch_trials is not None and options.setting is not None
     if options.local or is_batched:
         return nullcontext()

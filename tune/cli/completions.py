@@ -1,4 +1,4 @@
-"""Names that a shell completes behind an option of `tune/run.py`."""
+"""Shell completion of names after options of `tune/run.py`."""
 
 import typer
 
@@ -12,7 +12,7 @@ def experiments(incomplete: str) -> list[str]:
 
 
 def _typed_experiment(context: typer.Context) -> Experiment | None:
-    """Find the experiment in a line that is being completed, and so cannot be parsed yet."""
+    """Find the experiment in a command line that is being completed and cannot be parsed yet."""
     words = [context.params.get("experiment"), *context.args]
     return next((EXPERIMENTS[word] for word in words if word in EXPERIMENTS), None)
 

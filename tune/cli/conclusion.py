@@ -1,5 +1,5 @@
-"""The end of a study: its answer, the verdict on it and the front of several objectives are printed
-and put on record."""
+"""Conclude a study: print and record its answer, the verdict on it, and the front of several
+objectives."""
 
 import contextlib
 
@@ -19,7 +19,7 @@ from tune.study.warm_start import worth
 
 
 def conclude(study: Study, console: Console) -> None:
-    """Print the result of a complete study, or why there is none, and put it on record."""
+    """Print and record the result of a completed study, or why there is none."""
     found = judge_study(study)
     number = study.best_number()
     metrics = {} if found is None else found.metrics()
@@ -45,9 +45,9 @@ def conclude(study: Study, console: Console) -> None:
 
 
 def _announce_best(study: Study, number: int, console: Console) -> str:
-    """Print the chosen trial, and return what is said of it."""
+    """Print the chosen trial, and return the sentence about it."""
     folder = study.directory / "trials" / f"{number:04d}"
-    with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so
+    with contextlib.suppress(UserError):  # MLflow then lacks the file and records that
         s3.present(folder / BEST)
 
     if not study.manifest.function:
@@ -63,7 +63,7 @@ def _announce_best(study: Study, number: int, console: Console) -> str:
 
 
 def _conclude_front(study: Study, console: Console) -> None:
-    """Print the front of several objectives, draw it, and put both on record."""
+    """Print, draw and record the front of several objectives."""
     said = front_conclusions(study)
     if not said:
         return
@@ -77,7 +77,7 @@ def _conclude_front(study: Study, console: Console) -> None:
 
 
 def say_exhausted(study: Study, wanted: int, console: Console) -> None:
-    """Say why there are fewer trials than were asked for."""
+    """Say why there are fewer trials than requested."""
     ended = study.finished()
     if study.is_exhausted and ended < wanted and not study.stopping:
         console.line(
@@ -87,7 +87,7 @@ def say_exhausted(study: Study, wanted: int, console: Console) -> None:
 
 
 def say_waiting(study: Study, console: Console) -> None:
-    """Say that there are no trials left for what was enqueued."""
+    """Say that no trials are left for enqueued configurations."""
     waiting = 0 if study.stopping else study.waiting()
     if waiting:
         console.line(

@@ -1,4 +1,4 @@
-"""The output of a run: a live table at a terminal, one line per event in a pipe."""
+"""Console output of a run: a live table on a terminal, one line per event in a pipe."""
 
 import math
 import threading
@@ -19,7 +19,7 @@ from tune.reports.selection import repeats_label
 from tune.study.configurations import REFUSED
 
 _MAX_ENDED = 12  # ended trials in the table, best first
-_MAX_REPEATS = 4  # running repeats that are named
+_MAX_REPEATS = 4  # running repeats listed
 _BAR = 24  # characters
 _LOOK_S = 1.0  # between two looks for a first estimate
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
@@ -27,7 +27,7 @@ _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red
 
 @dataclass
 class LiveRow:
-    """A trial, as the table shows it."""
+    """A trial as the table shows it."""
 
     number: int
     state: str = "running"
@@ -43,25 +43,25 @@ class LiveRow:
 
 
 class LiveTable(Protocol):
-    """A table that is drawn anew from time to time."""
+    """A table that is redrawn from time to time."""
 
     def start(self) -> None:
-        """Draw it for the first time."""
+        """Draw the table for the first time."""
 
     def stop(self) -> None:
-        """Draw it for the last time."""
+        """Draw the table for the last time."""
 
 
 class Console:
     """An observer of the study's events. Use it as a context manager around the run.
 
     Args:
-        objective: the metric that trials are ranked by.
-        epochs: of a complete trial; 0: it says so itself.
-        trials: of a complete study.
-        interactive: show the live table; None: if the output is a terminal.
+        objective: metric by which trials are ranked.
+        epochs: epochs of a complete trial; 0 if trials report that themselves.
+        trials: trials of a complete study.
+        interactive: show the live table; None: only if the output is a terminal.
         quiet: print nothing.
-        clock: tells the time left, and is told every event before; None: nobody does.
+        clock: estimates the time left; receives every event first. None: no estimate.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Console:
         self.repeats: dict[tuple[int, int], int] = {}
         """(Trial, seed) of each running repeat -> its last epoch."""
         self.repeated: dict[int, list[float]] = {}
-        """Trial -> objectives of its repeats that have ended."""
+        """Trial -> objectives of its finished repeats."""
         self.clock = clock
         self._said_estimate = False
         self._saying = threading.Lock()
@@ -102,7 +102,7 @@ class Console:
         return self
 
     def _await_estimate(self) -> None:
-        """Say how long all of it takes while the first epoch, which may last, is still trained."""
+        """Print the estimate of the total time during the first epoch, which may take long."""
         while not self._said_estimate and not self._is_over.wait(_LOOK_S):
             self._say_estimate()
 
@@ -127,7 +127,7 @@ class Console:
         self.rows[number] = LiveRow(number, state, epoch, best=best, reason=reason)
 
     def line(self, text: str) -> None:
-        """Print a line; above a table it is broken at words."""
+        """Print a line; above a live table it is wrapped at words."""
         self.out.print(text, soft_wrap=not self._draws)
 
     # -- events
@@ -158,7 +158,7 @@ class Console:
             self.line(f"trial {row.number} failed: {_failure(event)}")
 
     def _say_estimate(self) -> None:
-        """Say once, as soon as it is known, how long all of it takes."""
+        """Print the estimate of the total time once, as soon as it is known."""
         with self._saying:
             progress = self._time()
             if self._said_estimate or progress is None or not progress.words:
@@ -167,7 +167,7 @@ class Console:
         self.line(f"{self._whole_work()}: {progress.words}")
 
     def _whole_work(self) -> str:
-        """The work of the whole study, such as `16 trials and 12 repeats`."""
+        """Describe the work of the whole study, such as `16 trials and 12 repeats`."""
         forecast = None if self.clock is None else self.clock.forecast
         work = counted(self.trials, "trial")
         if forecast is not None and forecast.amount.repeats:
@@ -176,7 +176,7 @@ class Console:
         return f"{place}; {work}" if place else work
 
     def _on_summary(self, event: dict[str, Any]) -> None:
-        """Print the untrained baseline, and the configurations that cannot be tried."""
+        """Print the untrained baseline, and configurations that cannot be tried."""
         metrics = event["metrics"]
         if REFUSED in event["tags"]:
             self.line(f"note: not tried: {event['tags'][REFUSED]}")
@@ -273,7 +273,7 @@ class Console:
         return Group(*lines)
 
     def _running_repeats(self) -> str:
-        """The repeats that run, such as `repeat 3 of 12: trial 0, epoch 4/12`."""
+        """Describe the running repeats, such as `repeat 3 of 12: trial 0, epoch 4/12`."""
         ended, total = self._repeat_counts()
         of_all = f" of {total}" if total else ""
         shown = [
@@ -285,7 +285,7 @@ class Console:
         return "; ".join([*shown[:_MAX_REPEATS], *more])
 
     def _bar(self, progress: Progress) -> RenderableType:
-        """One bar for the whole run, with the time in words."""
+        """Draw one bar for the whole run, with the time as text."""
         share = progress.share
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_column(width=_BAR)
@@ -303,7 +303,7 @@ class Console:
     def _table(self, rows: list[LiveRow]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         names = ["trial", "state", "epoch", self.objective, "best"]
-        if any(row.images_per_s for row in rows):  # a function need not say
+        if any(row.images_per_s for row in rows):  # a function need not report it
             names.append("images/s")
         for name in names:
             table.add_column(name, justify="left" if name == "state" else "right")
@@ -323,11 +323,11 @@ class Console:
         return table
 
     def _of_all(self, epoch: int) -> str:
-        """An epoch among all of a trial, as far as their number is known."""
+        """Format an epoch with the trial's total, if that is known."""
         return f"{epoch}/{self.epochs}" if self.epochs else str(epoch)
 
     def _progress(self) -> str:
-        """Return how far the search is, its best trial, and in a pipe the time left."""
+        """Describe how far the search is, its best trial, and in a pipe the time left."""
         ended = self._ended()
         text = f"{len(ended)}/{counted(self.trials, 'trial')}"
 
@@ -348,16 +348,16 @@ class Console:
         return text
 
     def _words_left(self) -> str:
-        """The time left, for the end of a line; "" where it is not known."""
+        """Return the time left for the end of a line; "" if it is unknown."""
         progress = self._time()
         return "" if progress is None or not progress.words else f", {progress.words}"
 
     def _time(self) -> Progress | None:
-        """The progress of the whole run; None where nobody tells."""
+        """Return the progress of the whole run; None without a clock."""
         return None if self.clock is None else self.clock.progress
 
     def _repeat_counts(self) -> tuple[int, int]:
-        """Repeats that have ended, and repeats in total; 0 where that is not known."""
+        """Return the number of finished repeats and of all repeats; 0 if unknown."""
         forecast = None if self.clock is None else self.clock.forecast
         return (0, 0) if forecast is None else forecast.repeats
 
@@ -370,12 +370,13 @@ class Console:
 
 
 def _wrapped(text: str, style: str) -> Text:
-    """Text that is broken at the edge of the terminal: a live table counts its own lines."""
+    """Return text that is wrapped at the edge of the terminal, because a live table counts its own
+    lines."""
     return Text(text, style=style, no_wrap=False, overflow="fold")
 
 
 def _by_best(row: LiveRow) -> float:
-    """Key that sorts trials, the best first."""
+    """Return the sort key of a trial, best first."""
     return math.inf if row.best is None else -row.best
 
 

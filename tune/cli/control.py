@@ -1,5 +1,5 @@
-"""The length of a control: training from scratch that sees as many images as pre-training and
-fine-tuning together."""
+"""Length of a control: training from scratch on as many images as pre-training and fine-tuning
+together."""
 
 import math
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from tune.study.manifest import read_manifest
 
 @dataclass(frozen=True)
 class Length:
-    """A control's length, and where it comes from."""
+    """A control's length, and its source."""
 
     epochs: int
     source: str
-    """Name of the study, or preset, with the longest pre-training."""
+    """Name of the study (or preset) with the longest pre-training."""
     images: int
-    """Views of images that a complete trial of the source trains on."""
+    """Number of image views on which a complete trial of the source trains."""
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the entry for the manifest."""
         return {"source": self.source, "images": self.images}
 
 
@@ -32,10 +32,10 @@ def control_length(
     """Choose the epochs of a control.
 
     Args:
-        base: flat config of fine-tuning, with its own number of epochs.
-        images: training images.
-        sources: experiment -> folder of the study that pre-trains; one that has not begun counts
-            with its preset on the same images.
+        base: flat config of fine-tuning, including its own number of epochs.
+        images: number of training images.
+        sources: experiment -> folder of its pre-training study. For a study that has not started,
+            the preset counts, on the same images.
     """
     name, seen = max(
         (_pretraining(source, folder, preset, images) for source, folder in sources.items()),
@@ -47,7 +47,8 @@ def control_length(
 
 
 def _pretraining(source: str, folder: Path, preset: str, images: int) -> tuple[str, int]:
-    """Name of a source, and the views of images that one of its complete trials trains on."""
+    """Return a source's name, and the number of image views on which one of its complete trials
+    trains."""
     experiment = EXPERIMENTS[source]
     name = f"{source}, preset {preset}"
     base: Mapping[str, Any] = experiment.presets[preset]
@@ -58,5 +59,5 @@ def _pretraining(source: str, folder: Path, preset: str, images: int) -> tuple[s
 
 
 def _per_epoch(base: Mapping[str, Any], images: int) -> int:
-    """Images that an epoch trains on."""
+    """Return the number of images per training epoch."""
     return int(base.get("train.epoch_images") or images)

@@ -1,5 +1,5 @@
-"""The config of trial 0, the default, and the search around it: a preset, then what the study began
-with, then what was typed."""
+"""Resolve the config of trial 0, the default, and the search around it: first a preset, then what
+the study started with, then what was typed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ _KEPT = (
 )
 """Config values that a study keeps from its first start."""
 _SHARED = ("data.split",)
-"""Those that all sides of a comparison have in common."""
+"""Config values that all settings of a comparison share."""
 _BY_OPTION = frozenset(
     [
         "seed",
@@ -51,22 +51,22 @@ _BY_OPTION = frozenset(
         "init.origin",
     ]
 )
-"""Config values that an option gives at every start."""
+"""Config values that options set at every start."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The default and the search around it."""
+    """The default and the search around it, resolved."""
 
     experiment: Experiment
-    """With the search space of its setting, in which the user's ranges are."""
+    """Experiment with the search space of its setting, including the user's ranges."""
     preset: str
     base: dict[str, Any]
     """The complete flat config of trial 0."""
     pins: dict[str, Any]
     """Config values that no trial changes."""
     ranges: Ranges
-    """The user's own."""
+    """The user's own ranges."""
     notes: tuple[str, ...]
 
 
@@ -78,15 +78,17 @@ def resolve_search(
     kept: Manifest | None,
     rules: Mapping[str, Any],
 ) -> Resolved:
-    """Resolve options into the search that they ask for.
+    """Resolve options into the search that they request.
 
     Args:
         fixed: config values that define the setting; they are pinned too.
         start: config values of the backbone that trials start from.
-        kept: of the study, or of an earlier one whose default it shares; None: a new one.
-        rules: of the study; its sampler may be a grid.
+        kept: manifest of the study, or of an earlier one whose default it shares; None for a new
+            one.
+        rules: rules of the study; its sampler may be a grid.
     Raises:
-        UserError: as of `resolve`; or values that are drawn are no config, or no grid.
+        UserError: as in `resolve`; also if drawn values are not a valid config, or the grid is too
+            large.
     """
     experiment = with_presets_of(kept, experiment)
     preset, base, pins, notes = resolve(options, experiment, fixed, start, begun(kept))
@@ -109,15 +111,15 @@ def resolve(
     begun: dict[str, Any],
 ) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Return the preset, the complete flat config of trial 0, the pins, and one note for each
-    default value that lies outside the range that a pin leaves.
+    default value outside the range that a pin leaves.
 
     Args:
         fixed: config values that define the setting; they are pinned too.
         start: config values of the backbone that trials start from.
         begun: config values that the study keeps from its first start.
     Raises:
-        UserError: unknown preset, unknown key, a value out of range, a pin that contradicts the
-            setting, or a range that leaves out the default.
+        UserError: a preset or key is unknown, a value is out of range, a pin contradicts the
+            setting, or a range excludes the default.
     """
     pins = parse_pins(options.set)
     ranges = typed_ranges(options, experiment)
@@ -138,7 +140,7 @@ def resolve(
     base |= oriented(base, pins, experiment.name, begun)
     experiment = with_ranges(facing(experiment, base), preset, ranges)
     unsearched = left_out(options, experiment, preset, ranges)
-    # A key that is searched all the same has its default from `--set`.
+    # If a key is searched anyway, `--set` gives its default.
     pinned = {key: base[key] for key in [*fixed, *pins, *unsearched] if key not in ranges}
     check_default(experiment, preset, base, pinned, ranges)
 
@@ -150,7 +152,7 @@ def resolve(
 
 
 def preset_of(options: Options, experiment: Experiment) -> str:
-    """Return `--preset`, or the usual one: `full` for a folder of images, otherwise `tiny`.
+    """Return `--preset`, or the default one: `full` for a folder of images, otherwise `tiny`.
 
     Raises:
         UserError: there is no such preset.
@@ -166,7 +168,7 @@ def preset_of(options: Options, experiment: Experiment) -> str:
 
 
 def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config values that options give to an experiment of images."""
+    """Return the config values that options set for an image experiment."""
     typed: dict[str, Any] = {"data.skip_corrupt": options.skip_corrupt, **begun}
     if options.objective:
         typed["train.objective"] = _metric_name(options.objective[0])
@@ -189,10 +191,10 @@ def begun(there: Manifest | None) -> dict[str, Any]:
 
 
 def begun_beside(beside: Path | None) -> dict[str, Any]:
-    """Return the config values that a study takes from another side of its comparison.
+    """Return the config values that a study takes from another setting of its comparison.
 
     Args:
-        beside: manifest of that side; None: none has begun.
+        beside: manifest of that setting's study; None if none has started.
     """
     if beside is None:
         return {}
@@ -201,11 +203,11 @@ def begun_beside(beside: Path | None) -> dict[str, Any]:
 
 
 def with_presets_of(there: Manifest | None, experiment: Experiment) -> Experiment:
-    """Return the experiment with the default that the study began with, whatever the preset has
-    become since.
+    """Return the experiment with the default that the study started with, even if the preset has
+    changed since.
 
-    What was pinned, and what options give, is left to the command at hand: another value of it is
-    another study.
+    Pins and values set by options are left to the current command: a different value there means a
+    different study.
     """
     if there is None or there.preset not in experiment.presets:
         return experiment
@@ -219,12 +221,12 @@ def with_presets_of(there: Manifest | None, experiment: Experiment) -> Experimen
 
 
 def _metric_name(typed: str) -> str:
-    """Return the full name of a metric: `macro_f1` is `val/macro_f1`."""
+    """Return the full name of a metric, e.g. `val/macro_f1` for `macro_f1`."""
     return typed if "/" in typed else f"val/{typed}"
 
 
 def is_folder(data: str) -> bool:
-    """Return True for `--data` that names no embedded data set."""
+    """True if `--data` names no embedded data set."""
     from trainables.data import EMBEDDED  # it imports torch, for which a refusal should not wait
 
     return data not in EMBEDDED

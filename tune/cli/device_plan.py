@@ -1,4 +1,4 @@
-"""The lines of `--plan` about the device: how it computes, and whether compilation would pay."""
+"""Lines of `--plan` about the device: its numerics, and whether compilation would pay off."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,14 +12,15 @@ from trainables.engine.numerics import describe_numerics
 from tune.execution.timed_steps import TimedSteps
 from tune.formatting import duration
 
-_STEPS = 5  # timed, after one that compiles and one more
+_STEPS = 5  # timed, after the compiling step and one more
 
 
 def chosen(config: Any, data: Any, device: torch.device) -> tuple[str, ...]:
-    """Lines about the choices that depend on the device: numerics, and the place of the store.
+    """Return lines about the choices that depend on the device: numerics, and where images are
+    stored.
 
     Args:
-        config: settled for the device.
+        config: config already settled for the device.
     """
     lines = [describe_numerics(config.train, device)]
     if device.type == "cuda" and isinstance(data, DataSet):
@@ -38,11 +39,11 @@ def compilation(
     step_s: float,
     steps: int,
 ) -> str:
-    """Say whether torch.compile would pay for a whole trial, by compiling it and timing its steps.
+    """Say whether torch.compile would pay off for a whole trial, by compiling and timing its steps.
 
     Args:
-        step_s: seconds of a step as it is, not compiled.
-        steps: of a trial.
+        step_s: seconds of an uncompiled step.
+        steps: number of steps of a trial.
     """
     compiled = replace(config, train=replace(config.train, compile=True))
     try:
@@ -52,7 +53,7 @@ def compilation(
             "torch.compile: not measured, because memory ran out; try it with "
             "--set train.compile=True"
         )
-    except Exception as error:  # of many types, from a compiler that may not even be installed
+    except Exception as error:  # many types, from a compiler that may not even be installed
         return f"torch.compile: fails here ({type(error).__name__}); leave train.compile=False"
 
     without = step_s * steps
@@ -69,6 +70,7 @@ def compilation(
 def _time_steps(
     kind: type[Trainable[Any, Any]], config: Any, data: Any, runtime: Runtime
 ) -> tuple[float, float]:
-    """Seconds until the second step ends, which are the compiler's, and of one step after it."""
+    """Return the seconds of the first two steps, which include compilation, and of one later
+    step."""
     timed = TimedSteps(kind, config, data, runtime)
     return timed.seconds(2), timed.seconds(_STEPS) / _STEPS

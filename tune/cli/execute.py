@@ -1,4 +1,4 @@
-"""The one way into the engine. `vistune/engine.py` alone calls it, for the Python API and for the
+"""The only entry to the engine. Only `vistune/engine.py` calls it, for the Python API and for the
 command line."""
 
 import contextlib
@@ -23,13 +23,13 @@ from tune.upkeep.kept import remove_deleted
 
 
 def execute(options: Options, caller: Caller, experiment: Experiment | None = None) -> Ended:
-    """Do what was asked for: a study, a comparison of settings, a plan or a replay.
+    """Do what was requested: a study, a comparison of settings, a plan or a replay.
 
     Args:
-        experiment: one that exists in this process alone; default: the one that
-            `options.experiment` names.
+        experiment: an experiment that exists only in this process; default: the one named by
+            `options.experiment`.
     Raises:
-        UserError: wrong use, before any trial starts.
+        UserError: wrong use, raised before any trial starts.
     """
     check_given(options)
     if experiment is None:
@@ -69,10 +69,10 @@ def execute(options: Options, caller: Caller, experiment: Experiment | None = No
 def _ray_ahead(
     options: Options, experiment: Experiment, caller: Caller
 ) -> Iterator[Callable[[], None]]:
-    """Let Ray start while the data are read.
+    """Start Ray while the data is being read.
 
     Yields:
-        A function that begins to start it, where the study will need it.
+        A function that starts Ray in the background, if the study will need it.
     """
     if options.local or options.batch_trials:
         yield lambda: None

@@ -1,4 +1,4 @@
-"""Options that mean nothing to the experiment of a function."""
+"""Refuse options that do not apply to an experiment's kind of training code."""
 
 from trainables.errors import UserError
 from tune.cli.options import Options
@@ -15,12 +15,12 @@ _ABOUT_IMAGES = (
     "balance",
     "control",
 )
-"""About images and models, of which nothing is known."""
+"""Options about images and models, which are unknown for a function."""
 
 
 def refuse_about_images(options: Options, experiment: Experiment) -> None:
-    """Refuse options about images and models, of which a function's experiment knows nothing, and
-    workers for a command.
+    """For a function's experiment, refuse options about its images and model, which are unknown.
+    For a command, also refuse several workers.
 
     Raises:
         UserError: one of them was given.
@@ -44,7 +44,7 @@ def refuse_about_images(options: Options, experiment: Experiment) -> None:
 
 
 def refuse_about_functions(options: Options, experiment: Experiment) -> None:
-    """Refuse options that only functions and scripts have.
+    """Refuse options that apply only to functions and scripts.
 
     Raises:
         UserError: one of them was given.

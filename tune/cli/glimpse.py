@@ -1,4 +1,4 @@
-"""The time that a study takes, told while its first epoch is still being trained."""
+"""Estimate the time that a study takes while its first epoch is still training."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ _LOOK_S = 1.0
 
 
 class Glimpse:
-    """Reads the pace that trials write down during their first epoch (`trainables/pace.py`).
+    """Reads the pace that trials write to disk during their first epoch (`trainables/pace.py`).
 
-    A thread beside the study may ask: nothing of the study's own state is read.
+    Safe to call from another thread, because it reads none of the study's own state.
 
     Args:
-        folder: of the study.
-        amount: its work.
+        folder: the study's folder.
+        amount: work of the study.
 
     Attributes:
-        at_a_time: runs that the machine works on at a time.
+        at_a_time: number of runs at a time.
     """
 
     def __init__(self, folder: Path, amount: Amount):
@@ -32,10 +32,10 @@ class Glimpse:
         self._looked_at = -_LOOK_S
 
     def left(self, now: float) -> float | None:
-        """Seconds until the study ends; None where no trial has told its pace.
+        """Return the seconds until the study ends; None if no trial has written its pace.
 
         Args:
-            now: on a clock that nobody sets.
+            now: time on a monotonic clock, in seconds.
         """
         if now - self._looked_at >= _LOOK_S:
             self._looked_at = now
@@ -51,7 +51,7 @@ class Glimpse:
         return max(0.0, whole - trained)
 
     def _look(self, now: float) -> None:
-        """Take the pace of the first trial that has told one."""
+        """Read the pace of the first trial that has written one."""
         for number in range(self.at_a_time):
             pace = read_pace(WorkId(number).folder(self._folder))
             if pace is None:

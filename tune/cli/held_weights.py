@@ -1,4 +1,5 @@
-"""Weights that studies start from stay where they are: other trials may overtake theirs."""
+"""Keep the weights that studies start from, although better trials might otherwise cause their
+removal."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from tune.upkeep.kept import ARCHIVE
 
 
 def hold_backbone(prepared: Prepared) -> None:
-    """Let the trial that a study starts from keep its weights.
+    """Make the trial that a study starts from keep its weights.
 
     Raises:
-        UserError: they have been removed since they were chosen for this new study.
+        UserError: the weights were removed after they had been chosen for this new study.
     """
     weights = Path(prepared.manifest.base.get("init.file") or ".")
     pin(weights)
@@ -33,8 +34,8 @@ def hold_backbone(prepared: Prepared) -> None:
 
 
 def pin_for_others(folder: Path) -> None:
-    """Let trials that other studies of the storage start from keep their weights: a study that was
-    begun by an earlier version has left no mark there."""
+    """Make trials that other studies of the storage start from keep their weights. Studies started
+    by an earlier version have left no mark there."""
     for storage in (folder.parent, folder.parent / ARCHIVE):
         for path in storage.glob("*/study.json"):
             if path.parent == folder:
@@ -44,7 +45,7 @@ def pin_for_others(folder: Path) -> None:
 
 
 def _pin_origin(base: Mapping[str, Any], folder: Path) -> None:
-    """Keep the weights that a study starts from, if they are those of a trial in this folder."""
+    """Pin the weights that a study starts from, if they belong to a trial in this folder."""
     study, _, trial = str(base.get("init.origin") or "").rpartition("/")
     if study == folder.name and trial.isdecimal():
         pin(WorkId(int(trial)).folder(folder) / BEST)

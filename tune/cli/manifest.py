@@ -1,5 +1,5 @@
-"""The manifest of the study that a command asks for: its options, and where they leave something
-open, what an earlier start of the study has on record."""
+"""Build the manifest of the study that a command requests, from its options and, where these leave
+something open, from the record of an earlier start."""
 
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,12 @@ def make_manifest(
     """Return the manifest of a study.
 
     Args:
-        directory: of the study.
-        there: the manifest that the study began with; None: it is new.
-        objective: the metric that selects.
+        directory: the study's folder.
+        there: manifest with which the study started; None if it is new.
+        objective: metric that selects trials.
     Raises:
-        UserError: several objectives that are none, or `--keep` where there is no choice.
+        UserError: several objectives are given and one is invalid, or `--keep` is given where there
+            is no choice.
     """
     experiment = resolved.experiment
     preset = resolved.preset
@@ -80,7 +81,7 @@ def _data(data: Any, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contents(data: Any) -> dict[str, str]:
-    """Name the set of training images, which a backbone of this study will have seen."""
+    """Return the digest of the training images, which a backbone of this study will have seen."""
     from trainables.data.contents import digest_of_keys
 
     contents = getattr(data, "contents", None)
@@ -92,10 +93,10 @@ def _contents(data: Any) -> dict[str, str]:
 def _objectives(
     options: Options, experiment: Experiment, there: Manifest | None, main: str
 ) -> list[str] | None:
-    """Return all objectives where there are several: those typed, or those of the study.
+    """Return all objectives if there are several: those typed, or those of the study.
 
     Raises:
-        UserError: they are no objectives, or are measured on models that cannot be served.
+        UserError: one is not a valid objective, or is measured on models that cannot be served.
     """
     if options.objective is None and there is not None:
         return there.objectives
@@ -108,7 +109,7 @@ def _objectives(
 
 
 def _check_served(metric: str, experiment: Experiment) -> None:
-    """Refuse a cost that is measured on the served model, where none can be served."""
+    """Refuse a cost that is measured on the served model if the model cannot be served."""
     from trainables.served import served_as  # it imports torch
 
     try:
@@ -120,10 +121,11 @@ def _check_served(metric: str, experiment: Experiment) -> None:
 
 
 def _keep(options: Options, there: Manifest | None, storage: Path) -> str:
-    """Return the trials whose weights are kept: as asked for, or as the study has it.
+    """Return which trials keep their weights: as requested, or as the study has it.
 
     Raises:
-        UserError: a bucket keeps all of them, as the threads that send them may be behind.
+        UserError: `best` was requested in a bucket, which keeps all weights, because the uploading
+            threads may lag behind.
     """
     if s3.address(storage) is not None:
         if options.keep == "best":
@@ -133,7 +135,7 @@ def _keep(options: Options, there: Manifest | None, storage: Path) -> str:
 
 
 def _repeats(options: Options, there: Manifest | None) -> int:
-    """Return `--repeats`, or the number that the study began with, or its rule's default."""
+    """Return `--repeats`, or the number that the study started with, or the default of its rule."""
     if options.repeats is not None:
         return options.repeats
     if there is None:
@@ -144,7 +146,7 @@ def _repeats(options: Options, there: Manifest | None) -> int:
 
 
 def _code(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
-    """Return the manifest's entry of an experiment of the user's own; None for one of ours."""
+    """Return the manifest entry of a user's own experiment file; None for others."""
     if not isinstance(experiment, OwnExperiment):
         return None
 
@@ -155,7 +157,7 @@ def _code(options: Options, experiment: Experiment, there: Manifest | None) -> A
 
 
 def _source(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
-    """Return the manifest's entry of code that no kept file holds: a function, or a module of an
+    """Return the manifest entry of code that is in no stored file: a function, or a module of an
     installed package; None for others."""
     earlier = None if there is None else there.source
     entry = _source_in_form(experiment, earlier)
@@ -167,8 +169,8 @@ def _source(options: Options, experiment: Experiment, there: Manifest | None) ->
 def _source_in_form(
     experiment: Experiment, earlier: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return the entry in the form that the study has: earlier ones of a package's function have
-    the function alone."""
+    """Return the entry in the form that the study has. Older entries of a package's function
+    contain only the function."""
     if isinstance(experiment, OwnExperiment):
         return None
     if isinstance(experiment, AnnouncedExperiment) and (earlier is None or "module" in earlier):

@@ -1,4 +1,4 @@
-"""`--sampler` and `--pruner`: the methods of a study, which it keeps."""
+"""`--sampler` and `--pruner`: the search methods of a study, which it keeps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,14 +26,14 @@ from tune.study.rules import CURRENT
 def method_rules(
     options: Options, name: str, there: Manifest | None, first: Manifest | None
 ) -> dict[str, Rule]:
-    """The rules of a new study, or of the one that there is, with its sampler and its pruner.
+    """Return the rules of a new or existing study, including its sampler and pruner.
 
     Args:
-        name: of the study.
-        there: its manifest; None: it has not begun.
-        first: manifest of an earlier search of the same side of a comparison.
+        name: name of the study.
+        there: manifest of the study; None if it has not started.
+        first: manifest of an earlier search of the same setting.
     Raises:
-        UserError: an unknown method, or another one than the study began with.
+        UserError: a method is unknown, or differs from the one that the study started with.
     """
     typed = {"sampler": options.sampler, "rungs": options.pruner}
     if options.sampler is not None:
@@ -51,15 +51,15 @@ def method_rules(
     for rule, wanted in typed.items():
         if wanted is None and first is not None and isinstance(first.rules[rule], str):
             rules[rule] = first.rules[rule]
-        # The default by its name is its latest version.
+        # The name of the default means its latest version.
         elif wanted is not None and wanted != names[rule](CURRENT[rule]):
             rules[rule] = wanted
     return rules
 
 
 def _rules_of_a_front(options: Options) -> dict[str, Rule]:
-    """The rules of a study of several objectives: nobody is stopped, as a trial may be behind in
-    one of them and ahead in another."""
+    """Return the rules of a study with several objectives. No trial is pruned, because a trial may
+    be behind in one objective and ahead in another."""
     sampler = options.sampler or "tpe"
     if sampler in SINGLE_OBJECTIVE:
         raise UserError(
@@ -75,7 +75,7 @@ def _rules_of_a_front(options: Options) -> dict[str, Rule]:
 
 
 def method_notes(rules: Mapping[str, Rule]) -> tuple[str, ...]:
-    """Lines for the start of a study: its methods where they are not the default's."""
+    """Return lines for the start of a study about methods that are not the default."""
     sampler, pruner = sampler_name(rules["sampler"]), pruner_name(rules["rungs"])
     notes = []
     if isinstance(rules["sampler"], str):
@@ -92,10 +92,10 @@ def method_notes(rules: Mapping[str, Rule]) -> tuple[str, ...]:
 def check_grid(
     rules: Mapping[str, Rule], experiment: Experiment, preset: str, pins: Mapping[str, Any]
 ) -> None:
-    """Refuse a grid that no study would come to the end of.
+    """Refuse a grid that is too large for any study to finish.
 
     Raises:
-        UserError: it has too many configurations.
+        UserError: the grid has too many configurations.
     """
     if rules["sampler"] != GRID:
         return

@@ -1,5 +1,5 @@
-"""The output of a run in a notebook: the live table as a display that is replaced, without widgets
-that a notebook would have to install."""
+"""Output of a run in a notebook: a live table in a display that is updated, without widgets that
+would have to be installed."""
 
 import html
 import io
@@ -15,17 +15,17 @@ from tune.cli.clock import Clock
 from tune.cli.console import Console, LiveTable
 
 _EVERY_S = 0.5
-"""The table is drawn anew at most so often: a notebook keeps every message."""
+"""Minimum seconds between two redraws of the table, because a notebook keeps every message."""
 _WIDTH = 100
 
 
 def quieten_widgets() -> None:
-    """Silence what Ray says of widgets that are not installed: none is needed here."""
+    """Silence Ray's messages about missing widgets, which are not needed here."""
     logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
 
 
 class NotebookConsole(Console):
-    """An observer of the study's events, for a notebook."""
+    """A console for notebooks, an observer of the study's events."""
 
     def __init__(self, objective: str, epochs: int, trials: int, clock: Clock | None = None):
         super().__init__(objective, epochs, trials, interactive=True, clock=clock)
@@ -41,10 +41,10 @@ class NotebookConsole(Console):
 
 
 class TableDisplay:
-    """A display of IPython that shows what `render` gives.
+    """An IPython display that shows the output of `render`.
 
     Args:
-        render: draws the table as it is now.
+        render: draws the current table.
     """
 
     def __init__(self, render: Callable[[], RenderableType]):
@@ -53,18 +53,18 @@ class TableDisplay:
         self._drawn = 0.0
 
     def start(self) -> None:
-        """Draw the table below the lines that there are."""
+        """Draw the table below the existing output."""
         from IPython.display import display
 
         self._handle = display(self._content(), raw=True, display_id=True)
 
     def refresh(self) -> None:
-        """Draw it anew, unless that has just been done."""
+        """Redraw the table, unless that was done recently."""
         if self._handle is not None and time.monotonic() - self._drawn > _EVERY_S:
             self._update()
 
     def stop(self) -> None:
-        """Draw it as it is at the end."""
+        """Draw the final table."""
         if self._handle is not None:
             self._update()
             self._handle = None
@@ -73,7 +73,7 @@ class TableDisplay:
         self._handle.update(self._content(), raw=True)
 
     def _content(self) -> dict[str, str]:
-        """The table as text and as HTML."""
+        """Return the table as text and as HTML."""
         self._drawn = time.monotonic()
         out = RichConsole(file=io.StringIO(), width=_WIDTH, force_jupyter=False, color_system=None)
         with out.capture() as captured:

@@ -1,4 +1,4 @@
-"""Options that contradict each other, or that typer would not have let through."""
+"""Refuse options that contradict each other, or that typer would have refused."""
 
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,12 +12,12 @@ from tune.cli.options import Options
 
 
 def check_given(options: Options) -> None:
-    """Refuse empty values: as a path, an unset variable of the shell would be the current folder;
-    and passwords, as what is typed is on record. From Python values may also have a wrong type, or
+    """Refuse empty values, because an unset shell variable would become the current folder, and
+    passwords, because typed options are recorded. Values from Python may also have a wrong type or
     be out of range.
 
     Raises:
-        UserError: an option is "", has a password in it, or is none that it can be.
+        UserError: an option is "", contains a password, or has an invalid value.
     """
     for name, value in vars(options).items():
         if value == "":
@@ -36,7 +36,7 @@ def check_given(options: Options) -> None:
 
 
 def _check_value(option: str, value: Any, hint: Any) -> None:
-    """Refuse a value that typer would not have let through."""
+    """Refuse a value that typer would have refused."""
     allowed, declared = get_args(hint)[:2]
     if not _is_one_of(value, allowed):
         raise UserError(f"{option} {value!r} must be {_named(allowed)}")
@@ -57,7 +57,7 @@ def _is_one_of(value: Any, allowed: Any) -> bool:
 
 
 def _named(allowed: Any) -> str:
-    """Name types, or the values that there are: `int`, `none or best or all`."""
+    """Name types or allowed values: `int`, `none or best or all`."""
     if get_origin(allowed) is Literal:
         return " or ".join(map(str, get_args(allowed)))
     kinds = [kind for kind in get_args(allowed) or (allowed,) if kind is not NoneType]
@@ -65,7 +65,7 @@ def _named(allowed: Any) -> str:
 
 
 def check_workers(options: Options) -> None:
-    """Refuse numbers of workers and GPUs that no trial can run with.
+    """Refuse numbers of workers and GPUs with which no trial can run.
 
     Raises:
         UserError: wrong use.
@@ -100,7 +100,8 @@ def check_workers(options: Options) -> None:
 
 
 def _refuse_beside_batches(options: Options) -> None:
-    """Refuse options that say how Ray spreads trials, where trials train as one in this process."""
+    """Refuse options that control how Ray distributes trials, if trials train as one batch in this
+    process."""
     gpus = options.gpus_per_worker
     spread = {
         "--concurrent": options.concurrent,
@@ -115,7 +116,8 @@ def _refuse_beside_batches(options: Options) -> None:
 
 
 def _refuse_beside_auto(options: Options) -> None:
-    """Refuse options that say what `--concurrent auto` is to find out, or leave it no choice."""
+    """Refuse options that determine what `--concurrent auto` should find out, or that leave it no
+    choice."""
     if options.gpus_per_worker is not None:
         raise UserError(
             f"--gpus-per-worker {options.gpus_per_worker:g} with --concurrent auto, which finds "

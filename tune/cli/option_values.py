@@ -1,4 +1,4 @@
-"""Values of options that are texts: `--set KEY=VALUE`, `--time-budget 30m`, `--concurrent auto`."""
+"""Parse string values of options: `--set KEY=VALUE`, `--time-budget 30m`, `--concurrent auto`."""
 
 import re
 from typing import Any, Literal
@@ -18,7 +18,7 @@ def parse_pins(settings: list[str] | None) -> dict[str, Any]:
     `trainables.config.build` checks the names and converts the values.
 
     Raises:
-        UserError: not KEY=VALUE, or a key that has an option of its own.
+        UserError: a value is not KEY=VALUE, or the key has an option of its own.
     """
     pins = {}
     for setting in settings or []:
@@ -37,7 +37,7 @@ def parse_duration(text: str | None) -> float | None:
     """Convert "90s", "30m", "2h" or "1.5h" to seconds.
 
     Raises:
-        UserError: anything else, or 0.
+        UserError: the text has another form, or is 0.
     """
     if text is None:
         return None
@@ -55,7 +55,7 @@ def parse_concurrent(text: str | None) -> int | Literal["auto"] | None:
     """Convert the value of `--concurrent`: a number from 1, or `auto`.
 
     Raises:
-        UserError: anything else.
+        UserError: the text has another form.
     """
     if text is None:
         return None

@@ -1,5 +1,5 @@
-"""The options of `tune/run.py`, declared once: `Options` is what the rest of the code reads, and
-typer makes its command line of the same fields."""
+"""The options of `tune/run.py`, declared once: the code reads them from `Options`, and typer builds
+the command line from the same fields."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ from tune.study.rules import ENOUGH_SEARCHES, PAIR, REPEATS, WINNER, Keep
 
 DEFAULT_TRIALS = 16
 DEFAULT_SEARCHES = ENOUGH_SEARCHES
-"""Searches of each setting of a comparison: with fewer there is no verdict on settings."""
+"""Searches of each setting of a comparison; with fewer there is no verdict on settings."""
 TRIALS_OF_SEARCHES = 12
-"""Trials of a search, where each setting has several: the spread between searches, which decides
-what a table can tell apart, falls by half from 4 trials to 12 (docs/notes/evidence.md)."""
+"""Trials per search if each setting has several. The spread between searches limits what a table
+can distinguish; it halves from 4 trials to 12 (docs/notes/evidence.md)."""
 
 OWN_OPTION = {
     "data.name": "data",
@@ -39,13 +39,13 @@ _EXPERIMENTS = "; ".join([*_ABOUT, _OWN])
 
 
 def _named(methods: Iterable[str]) -> str:
-    """Names in one line, the first of which is the default."""
+    """Join names in one line, marking the first as the default."""
     default, *others, last = methods
     return f"{default} (default), {', '.join(others)} or {last}"
 
 
 def _compared() -> str:
-    """The comparisons that have a name, by experiment."""
+    """List the named comparisons, by experiment."""
     named = []
     for experiment in EXPERIMENTS.values():
         keys = [key for key in experiment.comparisons if key]
@@ -321,7 +321,7 @@ class Options:
 
 
 def as_command(function: Callable[[Options], None]) -> Callable[..., None]:
-    """Wrap a function of `Options` so that typer sees one parameter per field."""
+    """Wrap a function that takes `Options` so that typer sees one parameter per field."""
 
     def command(**values: Any) -> None:
         function(Options(**values))

@@ -1,5 +1,5 @@
-"""Flips and quarter turns that fit the data (`data.up`): which of them a search may draw, and what
-the default configuration has of them."""
+"""Flips and quarter turns that fit the data (`data.up`): which of them a search may draw, and which
+the default configuration uses."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tune.experiments import Experiment
 
 UP = "data.up"
 UNSET = "unset"
-"""The policies and presets decide, as in studies from before there was a choice."""
+"""The policies and presets decide, as in studies made before this option existed."""
 
 _ADMITTED = {
     "none": (),
@@ -19,7 +19,7 @@ _ADMITTED = {
     "all": ("aug.hflip", "aug.vflip", "aug.rot90"),
 }
 _BY_VIEWS = frozenset({"ssl", "ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino"})
-"""Experiments whose named policies of views have flips of their own."""
+"""Experiments whose named view policies have flips of their own."""
 _EMBEDDED = {"glyphs": "none", "digits": "none", "earth": "all"}
 
 
@@ -29,11 +29,12 @@ def oriented(
     experiment: str,
     begun: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Values of `base` that follow from `data.up`: itself, and 0 for what it does not admit.
+    """Return the values of `base` that follow from `data.up`: `data.up` itself, and 0 for
+    everything that it does not allow.
 
     Args:
         base: flat config.
-        pins: values that somebody typed, which stay.
+        pins: typed values, which stay unchanged.
         begun: values that the study keeps from its first start.
     """
     if UP not in base:
@@ -49,11 +50,11 @@ def oriented(
     for key in _ADMITTED["all"]:
         if key not in base or key in pins:
             continue
-        own = base[key] is None  # the policy's own, which is 0.5 in most of `ssl`
+        own = base[key] is None  # the policy's own value, which is 0.5 for most of `ssl`
         if key in admitted and own:
             flips = key == "aug.hflip" and experiment in _BY_VIEWS
             values[key] = 0.5 if flips else 0.0
-        # Of `ssl` most policies flip; in the other experiments the default policy flips nothing.
+        # Most policies of `ssl` flip; in the other experiments the default policy does not.
         stays = own and UP not in pins and experiment not in _BY_VIEWS
         if key not in admitted and not stays:
             values[key] = 0.0
@@ -61,8 +62,8 @@ def oriented(
 
 
 def _default(experiment: str, data: str) -> str:
-    """The orientations of a data set; a folder holds photographs. There the named policies of `ssl`
-    keep their own flips, as published."""
+    """Return the orientations of a data set. A folder is assumed to contain photographs, for which
+    the named policies of `ssl` keep their own flips, as published."""
     otherwise = UNSET if experiment in _BY_VIEWS else "horizontal"
     if data in _EMBEDDED:
         return _EMBEDDED[data]
@@ -73,8 +74,8 @@ def _default(experiment: str, data: str) -> str:
 
 
 def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
-    """The experiment whose space draws the orientations that `base` admits, under the rules that
-    the study began with."""
+    """Return the experiment whose space draws the orientations that `base` allows, under the rules
+    with which the study started."""
     known = inspect.signature(experiment.space).parameters
     given: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""`--space` and `--no-search`: ranges of the user's own, checked before any trial."""
+"""`--space` and `--no-search`: the user's own ranges, checked before any trial."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -23,19 +23,19 @@ from tune.search.space import Pinned, asked_for, ranges_of, within
 from tune.search.space_files import read_ranges
 
 ALL = "all"
-"""`--no-search all`: everything but what `--space` names."""
+"""`--no-search all`: every parameter that `--space` does not name."""
 _DRAWS = 32
-"""Configurations that are drawn to see whether they are valid."""
+"""Number of configurations to draw when checking that they are valid."""
 _DATA = "data."
 _SEARCHED_DATA = ("data.image_size", "data.limit")
 _NEVER = (*OWN_OPTION, "train.rules")
 
 
 def typed_ranges(options: Options, experiment: Experiment) -> Ranges:
-    """Read `--space`, with every value as its config key takes it.
+    """Read `--space`, converting every value to the type of its config key.
 
     Raises:
-        UserError: a text that is no range, an unknown key, or a value that the key does not take.
+        UserError: a text is not a range, a key is unknown, or the key does not accept a value.
     """
     typed = read_ranges(options.space or [])
     return {
@@ -45,11 +45,11 @@ def typed_ranges(options: Options, experiment: Experiment) -> Ranges:
 
 
 def with_ranges(experiment: Experiment, preset: str, ranges: Ranges) -> Experiment:
-    """The experiment whose space has these ranges.
+    """Return the experiment whose space has these ranges.
 
     Raises:
-        UserError: a choice that is new to the space lacks ranges that depend on it, or a condition
-            names a parameter that has no choices.
+        UserError: a new choice lacks the ranges that depend on it, or a condition names a parameter
+            without choices.
     """
     if not ranges:
         return experiment
@@ -63,12 +63,12 @@ def with_ranges(experiment: Experiment, preset: str, ranges: Ranges) -> Experime
 
 
 def left_out(options: Options, experiment: Experiment, preset: str, ranges: Ranges) -> list[str]:
-    """Searched parameters that `--no-search` takes out of the search.
+    """Return the searched parameters that `--no-search` takes out of the search.
 
     Args:
-        experiment: with the user's ranges in its space.
+        experiment: experiment with the user's ranges in its space.
     Raises:
-        UserError: one is not searched, or is given a range by `--space`.
+        UserError: one is not searched, or `--space` gives it a range.
     """
     typed = options.no_search or []
     if not typed:
@@ -92,10 +92,11 @@ def check_default(
     pinned: Mapping[str, Any],
     ranges: Ranges,
 ) -> None:
-    """Refuse ranges that the default lies outside of: trial 0 could not be compared with.
+    """Refuse ranges that exclude the default, because trials could then not be compared with trial
+    0.
 
     Raises:
-        UserError: there are some; the message says how to give another default.
+        UserError: a range excludes the default; the message says how to give another default.
     """
     asked = asked_for(experiment.space, preset, base, pinned)
     outside = [key for key in ranges if key in asked and not within(asked[key], base[key])]
@@ -114,10 +115,10 @@ def check_default(
 def check_drawn(
     experiment: Experiment, preset: str, base: Mapping[str, Any], pinned: Mapping[str, Any]
 ) -> None:
-    """Refuse a space with combinations of values that are no config.
+    """Refuse a space in which some combinations of values are not valid configs.
 
     Raises:
-        UserError: one of a few configurations, drawn at random, is not valid.
+        UserError: one of a few randomly drawn configurations is invalid.
     """
     rng = np.random.default_rng(0)
     for _ in range(_DRAWS):
@@ -139,7 +140,7 @@ def check_drawn(
 def notes_on(
     experiment: Experiment, preset: str, pinned: Mapping[str, Any], ranges: Ranges
 ) -> tuple[str, ...]:
-    """A note for every range that no trial will ask for."""
+    """Return a note for every range that no trial will use."""
     idle = unused(experiment.space, preset, pinned, ranges) if ranges else []
     return tuple(
         f"note: --space {key}: no trial uses it, or not under each of its conditions"
@@ -148,7 +149,8 @@ def notes_on(
 
 
 def as_record(ranges: Ranges) -> dict[str, list[str]] | None:
-    """The ranges as a manifest holds them: the texts that `--space` reads; None of none."""
+    """Return the ranges in the form that a manifest stores, as texts for `--space`; None if there
+    are none."""
     return {key: [write_range(one) for one in found] for key, found in ranges.items()} or None
 
 
@@ -176,7 +178,7 @@ def _check_key(key: str) -> None:
 
 
 def _typed(key: str, distribution: BaseDistribution, config: type) -> BaseDistribution:
-    """The distribution with ends or choices as the key takes them."""
+    """Return the distribution with bounds or choices in the key's type."""
     if isinstance(distribution, CategoricalDistribution):
         return choices([convert(config, key, choice) for choice in distribution.choices])
 
@@ -190,12 +192,12 @@ def _typed(key: str, distribution: BaseDistribution, config: type) -> BaseDistri
     if step is not None:
         step = kind(step) if kind is float or float(step).is_integer() else step
     if kind is float and step == 1 and isinstance(distribution, IntDistribution):
-        step = None  # the ends were typed as whole numbers, no more was meant
+        step = None  # the bounds were typed as integers, but no step was meant
     return numbers(kind(low), kind(high), log=distribution.log, step=step)
 
 
 def _check_conditions(ranges: Ranges, described: Mapping[str, Iterable[Range]]) -> None:
-    """Refuse conditions on parameters that have no choices."""
+    """Refuse conditions on parameters without choices."""
     with_choices = [
         key
         for key, variants in described.items()

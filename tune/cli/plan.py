@@ -1,4 +1,4 @@
-"""`--plan`: what would run and what it would cost; nothing is run."""
+"""`--plan`: print what would run and what it would cost, without running it."""
 
 import itertools
 from typing import Any
@@ -26,8 +26,8 @@ from tune.study.warm_start import beginning
 
 
 def show_plan(prepared: Prepared, options: Options) -> None:
-    """Print the resolved config, the search space, the rungs, the resources, and time and disk
-    estimated from one profiled step."""
+    """Print the resolved config, the search space, the rungs, the resources, and the time and disk
+    space estimated from one profiled step."""
     out = plain_console()
     _show_search(prepared, options, out)
     if prepared.manifest.function:
@@ -44,7 +44,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
 
 
 def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
-    """Print what is searched: data, config and space."""
+    """Print the study's data, config and search space."""
     experiment, manifest, data = prepared.experiment, prepared.manifest, prepared.data
     known = f"fingerprint {data.fingerprint[:12]}; " if data.fingerprint else ""
 
@@ -63,13 +63,13 @@ def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
 
 
 def _show_data(data: Any, out: Console) -> None:
-    """Print how the data were understood."""
+    """Print the summary of the data."""
     for line in data.summary.lines(line_width(out)):
         out.print(line)
 
 
 def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
-    """Print resources, time and disk of the study, estimated from one profiled step."""
+    """Print the study's resources, time and disk space, estimated from one profiled step."""
     experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
     cost = profile(experiment, config, prepared.data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
@@ -100,17 +100,18 @@ def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
 
 
 def _repeats(manifest: Manifest, rule: RepeatRule) -> int:
-    """Number of final trainings; of a front the balanced trial has some too."""
+    """Return the number of final trainings. With several objectives the balanced trial is repeated
+    too."""
     repeated = rule.configurations + (manifest.objectives is not None)
     return repeated * (manifest.repeats or 0)
 
 
 def function_cost(prepared: Prepared, trials: int) -> list[str]:
-    """Say when trials of a function are compared, and how long the study takes, by the epochs that
-    it has on record: nothing else is known of a function.
+    """Say when trials of a function are compared and how long the study takes, based on its
+    recorded epochs. Nothing else is known about a function.
 
     Args:
-        trials: trials of the study.
+        trials: number of trials of the study.
     """
     manifest = prepared.manifest
     version = manifest.rules["rungs"]
@@ -135,12 +136,12 @@ def function_cost(prepared: Prepared, trials: int) -> list[str]:
 
 
 def _before_any_epoch(experiment: Experiment, manifest: Manifest) -> list[str]:
-    """Say what is known before anything has run: of a command its length, where it was given."""
+    """Say what is known before anything has run: for a command its length, if that was given."""
     assert experiment.function is not None
     call = experiment.function.call
     later = "known once trial 0 has reported an epoch, also while it runs"
     length = getattr(call, "epochs", None)
-    if isinstance(length, str):  # a config value that has it
+    if isinstance(length, str):  # name of the config value that has it
         length = manifest.base[length]
     if length:
         return [_rungs_line(int(length), manifest.rules["rungs"]), f"time: {later}"]
@@ -154,11 +155,11 @@ def _before_any_epoch(experiment: Experiment, manifest: Manifest) -> list[str]:
 
 
 def show_searches(comparison: Comparison, options: Options, searches: int, finals: int) -> None:
-    """Print how many studies a comparison of several searches is, and what may be expected of it,
-    before the plan of the first.
+    """Print how many studies a comparison of several searches consists of, and what to expect from
+    it, before the plan of the first study.
 
     Args:
-        finals: trainings of each search's choice.
+        finals: final trainings of each search's choice.
     """
     settings = len(comparison.settings)
     out = plain_console()
@@ -171,7 +172,8 @@ def show_searches(comparison: Comparison, options: Options, searches: int, final
 
 
 def expectation(searches: int, trials: int, finals: int, comparison: Comparison) -> str:
-    """Say how likely the comparison is to find a difference, and what splitting costs."""
+    """Say how likely the comparison is to find a difference, and what splitting into searches
+    costs."""
     questions = len(comparison.questions)
     if searches < 2:
         return "one search of each setting says nothing about the settings"
@@ -187,8 +189,8 @@ def expectation(searches: int, trials: int, finals: int, comparison: Comparison)
 
 
 def total_epochs(trials: int, repeats: int, epochs: int, version: int | str) -> float:
-    """Estimate the epochs of a study: trial 0 and the repeats run to the end, other trials are
-    pruned, the first few of them not before they have been looked at.
+    """Estimate the epochs of a study. Trial 0 and the repeats run to the end; other trials are
+    pruned, but the first few not before the rule's first look.
 
     Args:
         version: version of the rungs, or name of another pruner.
@@ -206,11 +208,11 @@ def total_epochs(trials: int, repeats: int, epochs: int, version: int | str) -> 
 
 
 def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
-    """Estimate the epochs of an average trial, if each rung lets its share of trials through.
+    """Estimate the epochs of an average trial if each rung lets its share of trials continue.
 
     Args:
-        all_rungs: epoch of a rung -> n, where the best 1/n continue.
-        epochs: of a complete trial.
+        all_rungs: epoch of a rung -> n, if the best 1/n continue there.
+        epochs: epochs of a complete trial.
     """
     share, total, before = 1.0, 0.0, 0
 
@@ -223,7 +225,7 @@ def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
 
 
 def space_as_typed(experiment: Experiment, manifest: Manifest) -> str:
-    """The search space as `--space FILE` reads it."""
+    """Return the search space in the format of `--space FILE`."""
     found = ranges_of(experiment.space, manifest.preset, manifest.pins)
     readable = {
         key: [one for one in variants if one.when is not SOMETIMES]
@@ -240,7 +242,7 @@ def space_as_typed(experiment: Experiment, manifest: Manifest) -> str:
 
 
 def _config_table(experiment: Experiment, manifest: Manifest) -> Table:
-    """Draw the config of trial 0, with the range in which each value is searched."""
+    """Build a table of trial 0's config, with the range in which each value is searched."""
     spaces = describe(experiment.space, manifest.preset, manifest.pins)
     table = Table(
         box=None,
@@ -249,7 +251,7 @@ def _config_table(experiment: Experiment, manifest: Manifest) -> Table:
         title="config of trial 0, and what is searched",
         title_justify="left",
     )
-    table.add_column("key", no_wrap=True)  # a name that is broken cannot be copied
+    table.add_column("key", no_wrap=True)  # wrapped names cannot be copied
     for column in ("trial 0", "searched"):
         table.add_column(column, overflow="fold")
 

@@ -1,4 +1,4 @@
-"""Resolve the options of a command into everything that a study needs to begin."""
+"""Resolve the options of a command into everything that a study needs to start."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,20 +35,20 @@ from tune.upkeep.kept import is_reserved
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study that is ready to begin: everything that can be refused has been checked."""
+    """A study that is ready to start: everything that could be refused has been checked."""
 
     directory: Path
     experiment: Experiment
-    """With the search space of its setting."""
+    """Experiment with the search space of its setting."""
     manifest: Manifest
     config: Any
     """Config of trial 0, a dataclass of `experiment.config`."""
     data: Any
     start: str
-    """The start of trials, in one line; "" for random initialisation."""
+    """Description of what trials start from, in one line; "" for random initialization."""
     notes: tuple[str, ...] = ()
-    """Lines to read before a run: values of the default that a pin has changed, facts about images
-    and length."""
+    """Lines to print before a run: default values that a pin has changed, facts about images and
+    training length."""
     own: tuple[dict[str, Any], ...] = ()
     """Configurations of `--try`: searched parameter -> value."""
 
@@ -65,13 +65,13 @@ def prepare(
     """Resolve the options, read the data and check the backbone.
 
     Args:
-        sources: experiment -> study that pre-trains, by which a control takes its length; default:
-            the usual studies in `storage`.
-        first: manifest of an earlier search of the same side of a comparison. A study that has not
-            begun takes its default and its rules, which all searches share.
-        before_data: is called when the options are known to be right, before data are read.
-        beside: manifest of another side of the comparison, which has begun. All of them split the
-            images by one version of the rules.
+        sources: experiment -> its pre-training study, which determines a control's length; default:
+            the default studies in `storage`.
+        first: manifest of an earlier search of the same setting. A study that has not started takes
+            its default and rules from there, because all searches share them.
+        before_data: called after the options are checked and before data is read.
+        beside: manifest of another setting of the comparison that has started. All settings split
+            the images under the same version of the rules.
     Raises:
         UserError: wrong use.
     """
@@ -125,12 +125,12 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Asked:
-    """The study that the options ask for, before its data are read."""
+    """The requested study, before its data is read."""
 
     directory: Path
     setting: Setting | None
     there: Manifest | None
-    """The manifest that it began with; None: it is new."""
+    """Manifest with which it started; None if it is new."""
     rules: dict[str, Any]
     resolved: Resolved
 
@@ -145,8 +145,8 @@ def _asked_for(
     """Find the study, and resolve the options into its search.
 
     Args:
-        first: as of `prepare`.
-        beside: as of `prepare`.
+        first: as in `prepare`.
+        beside: as in `prepare`.
     """
     if experiment.function is not None:
         refuse_about_images(options, experiment)
@@ -174,7 +174,7 @@ def _asked_for(
 
 
 def _notes(manifest: Manifest, data: Any) -> Iterator[str]:
-    """Yield lines to read before a run, about weights, fonts and data."""
+    """Yield lines to print before a run, about weights, fonts and data."""
     yield from _retrained(manifest.base)
     undrawn = missing_note(getattr(data, "classes", ()))
     if undrawn:
@@ -184,7 +184,7 @@ def _notes(manifest: Manifest, data: Any) -> Iterator[str]:
 
 
 def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any) -> None:
-    """Refuse workers that have no share of the work, and a device that is not there."""
+    """Refuse workers that would get no share of the work, and a missing device."""
     program = resolved.experiment.program
     if options.workers > 1:
         if resolved.experiment.function is None:
@@ -205,7 +205,7 @@ def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any)
 def _control(
     there: Manifest | None, resolved: Resolved, images: int, sources: Mapping[str, Path]
 ) -> Length:
-    """Return the length of a control, or that which the study began with."""
+    """Return the length of a control, or the one with which the study started."""
     if there is None or there.control is None:
         return control_length(resolved.base, images, sources, resolved.preset)
     return Length(there.base["train.epochs"], **there.control)
@@ -217,7 +217,7 @@ def _with_epochs(resolved: Resolved, epochs: int) -> Resolved:
 
 
 def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note where the weights that a study starts from are not those on record."""
+    """Return a note if the weights that a study starts from are not the recorded ones."""
     value = retrained_value(Path(base.get("init.file") or "."))
     if value is None:
         return ()
@@ -228,7 +228,7 @@ def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _check_device(base: Mapping[str, Any]) -> None:
-    """Refuse a device that this process, which is to train, does not have."""
+    """Refuse a device that is missing, if this process does the training."""
     if "train.device" in base:
         from trainables.devices import choose_device  # it imports torch
 
@@ -236,7 +236,7 @@ def _check_device(base: Mapping[str, Any]) -> None:
 
 
 def _check_average(resolved: Resolved) -> None:
-    """Refuse a search of `train.ema` in which it would choose the metric that selects, too."""
+    """Refuse a search over `train.ema` that would also determine which metric selects."""
     searched = describe(resolved.experiment.space, resolved.preset, resolved.pins)
     if "train.ema" in searched and not resolved.base["train.objective"]:
         raise UserError(
@@ -246,11 +246,10 @@ def _check_average(resolved: Resolved) -> None:
 
 
 def with_balance(experiment: Experiment) -> Experiment:
-    """Return the experiment with a space that also asks how classes of different sizes are
-    balanced.
+    """Return the experiment with a space that also asks how to balance classes of different sizes.
 
     Raises:
-        UserError: it trains no classifier.
+        UserError: it does not train a classifier.
     """
     if experiment.name not in ("pretrain", "classify"):
         raise UserError(
@@ -258,7 +257,7 @@ def with_balance(experiment: Experiment) -> Experiment:
             "has nothing to balance by: leave it out"
         )
 
-    @wraps(experiment.space)  # whose parameters say what `facing` may give it
+    @wraps(experiment.space)  # keeps the parameters, from which `facing` sees what to pass
     def space(trial: Any, preset: str, **given: Any) -> None:
         experiment.space(trial, preset, **given)
         class_balance(trial)
@@ -267,10 +266,10 @@ def with_balance(experiment: Experiment) -> Experiment:
 
 
 def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
-    """Return `--study`, or the experiment's name, to which a setting adds its own.
+    """Return `--study`, or the experiment's name, to which a setting appends its own.
 
     Raises:
-        UserError: a name that is no plain file name, or one that a storage has for itself.
+        UserError: the name is not a plain file name, or is reserved by the storage.
     """
     name = experiment.name
     if options.study:

@@ -1,4 +1,4 @@
-"""The measured cost of a configuration, from a few steps and one validation."""
+"""Measure the cost of a configuration with a few steps and one validation."""
 
 import tempfile
 import time
@@ -18,7 +18,7 @@ from tune.execution.timed_steps import TimedSteps
 from tune.execution.trial import settle
 from tune.experiments import Experiment
 
-_STEPS = 3  # timed, after one to warm up
+_STEPS = 3  # timed, after one warm-up step
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,22 @@ class Cost:
     """Measured cost of trial 0's config."""
 
     step_s: float
-    """Seconds of a training step."""
+    """Seconds per training step."""
     validation_s: float
-    """Seconds of a validation."""
+    """Seconds per validation."""
     epoch_s: float
-    """Seconds of an epoch: its steps and one validation."""
+    """Seconds per epoch: its steps and one validation."""
     steps: int
-    """Steps of a trial that runs to its end."""
+    """Number of steps of a complete trial."""
     checkpoint_mb: float
     export_mb: float
     parameters: int
-    """Number of parameters that train."""
+    """Number of trainable parameters."""
     setup_seconds: float
-    """Seconds of what is computed once and kept for other trials; 0: nothing is."""
+    """Seconds of computation that is done once and kept for other trials; 0 if there is none."""
     gpu: bool
     numerics: tuple[str, ...] = ()
-    """Lines about the device and how it computes."""
+    """Lines about the device and its numerics."""
 
 
 def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
@@ -57,7 +57,7 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         kind = experiment.trainable
         cost = _measured(kind, config, some, data, runtime)
         if cost.gpu and not config.train.compile:
-            # A second network, and its moments, take the place of the first.
+            # A second network and its optimizer state will replace the first.
             torch.cuda.empty_cache()
             runtime.directory = Path(scratch) / "compiled"
             numerics += (compilation(kind, config, some, runtime, cost.step_s, cost.steps),)
@@ -67,11 +67,11 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
 def _measured(
     kind: type[Trainable[Any, Any]], config: Any, some: Any, data: Any, runtime: LocalRuntime
 ) -> Cost:
-    """Measure a network that is gone afterwards.
+    """Measure the cost with a network that is freed afterwards.
 
     Args:
-        some: the part of the data that it trains on.
-        data: all of them.
+        some: the part of the data on which it trains.
+        data: all of the data.
     """
     steps = TimedSteps(kind, config, some, runtime, images=len(data.train))
     steps.seconds(1)
@@ -95,8 +95,9 @@ def _measured(
 
 
 def _timed_validation(trainable: Trainable[Any, Any]) -> float:
-    """Seconds of a validation, without features that are kept for other trials."""
-    trainable.costs()  # forget what the steps have cost
+    """Measure the seconds of a validation, without computing features that are kept for other
+    trials."""
+    trainable.costs()  # discard the costs of the steps
     trainable.preload()
     started = time.perf_counter()
     trainable.validate()

@@ -1,4 +1,4 @@
-"""Sends the studies of a session to MLflow and other places, beside the search."""
+"""Send the studies of a session to MLflow and other destinations during the search."""
 
 import threading
 import time
@@ -8,16 +8,16 @@ from typing import Any
 from tune.tracking.replay import Replay
 
 AFTER_START_S = 15.0
-"""Replays begin so long after a trial's start, or with the first epoch: imports of MLflow would
-hold up the start, and a first epoch may take half an hour."""
+"""Replays start this long after a trial's start, or with its first epoch. Importing MLflow would
+delay the start, and a first epoch may take half an hour."""
 LOOK_S = 5.0
 _LOOKS = 60
-"""So many looks at places that may refuse everything; who reads the terminal later sees them in the
+"""Maximum number of checks for destinations that reject everything. Later problems appear in the
 last lines of the command."""
 
 
 class Replays:
-    """Replays of several studies, which begin soon after a first trial has.
+    """Replays of several studies, which start soon after the first trial has started.
 
     Args:
         say: prints a line.
@@ -33,14 +33,14 @@ class Replays:
         self._beginner: threading.Thread | None = None
 
     def add(self, replay: Replay) -> None:
-        """Let one more begin with the others, or at once where they have."""
+        """Add a replay. It starts with the others, or immediately if they have started."""
         with self._changing:
             self._all.append(replay)
             if self._have_begun:
                 replay.start()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Begin when a trial has reported, or some seconds after its start."""
+        """Start the replays when a trial has reported, or some seconds after its start."""
         if event["event"] == "start" and self._beginner is None:
             self._beginner = threading.Thread(
                 target=self._begin_in_time, name="begin of replays", daemon=True
@@ -51,8 +51,8 @@ class Replays:
             self._begin()
 
     def close(self, drain_s: float) -> list[str]:
-        """End all replays, within `drain_s` seconds together; returns the titles of the places that
-        lack events."""
+        """End all replays, within `drain_s` seconds in total. Return the titles of the destinations
+        that lack events."""
         self._begin()
         self._closing.set()
         self._trains.set()
@@ -75,7 +75,8 @@ class Replays:
                 replay.start()
 
     def _begin_in_time(self) -> None:
-        """Begin, and tell early of a place that takes nothing, such as a wrong address."""
+        """Start the replays, and report early if a destination rejects everything, e.g. because of
+        a wrong address."""
         self._trains.wait(AFTER_START_S)
         self._begin()
 
@@ -85,7 +86,7 @@ class Replays:
             if self._closing.wait(LOOK_S):
                 return
             problems = self._problems()
-            for place in sorted(problems.keys() & refused - told):  # twice: no hiccup
+            for place in sorted(problems.keys() & refused - told):  # failed twice
                 told.add(place)
                 self._say(
                     f"note: {place} takes nothing so far ({problems[place]}); the study continues, "
@@ -94,7 +95,7 @@ class Replays:
             refused = set(problems)
 
     def _problems(self) -> dict[str, str]:
-        """The places whose last attempt has failed, and why."""
+        """Return the destinations whose last attempt failed, with the reason."""
         with self._changing:
             replays = list(self._all)
 

@@ -1,7 +1,7 @@
-"""`vistune script [options] -- COMMAND`: a command becomes a study as it is.
+"""`vistune script [options] -- COMMAND`: an unchanged command becomes a study.
 
-The options become the text of a file with a `script_experiment`, which the study keeps as it keeps
-any file of an experiment: `experiment.py` in its folder.
+The options are turned into the text of a file with a `script_experiment`. The study keeps it like
+any experiment file, as `experiment.py` in its folder.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from tune.search.ranges import parse_scalar, write_range
 from tune.search.space_files import read_ranges
 
 SCRIPT = "script"
-"""Word in the place of an experiment."""
+"""Word typed instead of an experiment."""
 FILE = "experiment.py"
-"""Generated file in the study's folder."""
+"""Name of the generated file in the study's folder."""
 
 _SHARED = (
     "trials",
@@ -50,8 +50,8 @@ _SHARED = (
     "warm_start",
     "enqueue",
 )
-"""Options of every experiment that a script has too."""
-# No path is in it: a study that was renamed or moved has the same code.
+"""Options of all experiments that a script has too."""
+# It contains no path, so a renamed or moved study has the same code.
 _HEAD = '''"""Written by `vistune script`; `vistune experiment.py` in this folder runs it too."""
 
 from vistune import script_experiment
@@ -118,10 +118,10 @@ class ScriptOptions:
 
 
 def script_command_line(run: Callable[[ScriptOptions, Options], None]) -> NoReturn:
-    """Parse what stands behind `script`, and run it.
+    """Parse the words after `script`, and run the command.
 
     Args:
-        run: takes the options of the command and those of the study, and leaves.
+        run: takes the options of the command and those of the study, and exits.
     """
     ours = inspect.signature(ScriptOptions).parameters
     known = inspect.signature(Options).parameters
@@ -145,12 +145,12 @@ def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperimen
     """Return the experiment of a command, as the file that the study will keep.
 
     Raises:
-        UserError: a range, a value or a name that cannot be used.
+        UserError: a range, a value or a name is invalid.
     """
     from tune.script_experiment import script_experiment  # it imports torch
 
     arguments = _arguments(script)
-    script_experiment(script.command, **arguments)  # its refusals name no file
+    script_experiment(script.command, **arguments)  # errors raised here name no file
 
     study = local_folder(shared.storage) / (shared.study or arguments["name"])
     lines = [f"    {_written(script.command)},"]
@@ -160,7 +160,7 @@ def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperimen
 
 
 def _arguments(script: ScriptOptions) -> dict[str, Any]:
-    """Return the arguments of `script_experiment` besides the command."""
+    """Return the arguments of `script_experiment` other than the command."""
     ranges = read_ranges(script.space)
     texts = {key: tuple(write_range(one) for one in found) for key, found in ranges.items()}
     return {
@@ -180,7 +180,7 @@ def _arguments(script: ScriptOptions) -> dict[str, Any]:
 
 
 def _name_of(command: list[str]) -> str:
-    """Return the stem of the first Python file among the words, or of the program."""
+    """Return the stem of the first Python file among the words, or else of the program."""
     files = [word for word in command if word.endswith(".py")]
     return Path((files or command)[0]).stem
 
@@ -207,7 +207,7 @@ def _epochs(typed: str | None) -> int | str | None:
 
 
 def _hashes(command: list[str]) -> dict[str, str]:
-    """SHA-256 of the files among the words of a command that are Python's or a shell's."""
+    """Return the SHA-256 of the Python and shell files among the words of a command."""
     found = {}
     for word in command:
         path = Path(word)

@@ -1,8 +1,8 @@
 """Run a comparison as several independent searches of each setting, which are its observations.
 
 Search r of every setting has its own sampler and training seed, its own split of the data, and a
-backbone that was trained anew on that split. The chosen configuration is trained again, under fresh
-seeds, for the test split; their mean is the observation.
+backbone trained on that split. The chosen configuration is trained again under fresh seeds and
+evaluated on the test split; the mean over these trainings is the observation.
 """
 
 import time
@@ -37,12 +37,12 @@ from tune.study.rules import REPEATS, WINNER, derived_seed
 _LOOK_S = 1.0
 _MOST_SEARCHES = 1000
 _SHARED = ("data.", "backbone.")
-"""Config values that `--set` also gives to the studies that the backbones come from."""
+"""Config values that `--set` also passes to the studies from which the backbones come."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One study of a comparison of several searches."""
+    """One study of a comparison with several searches."""
 
     options: Options
     experiment: Experiment
@@ -51,10 +51,11 @@ class Member:
     """Name of the comparison's group."""
 
     search: int
-    """Its number, from 1."""
+    """Number of the search, from 1."""
 
     finals: int
-    """Trainings of the chosen configuration for the test split: 0 for a source of backbones."""
+    """Number of trainings of the chosen configuration for the test split; 0 for a source of
+    backbones."""
 
     @property
     def name(self) -> str:
@@ -63,28 +64,29 @@ class Member:
 
     @property
     def side(self) -> str:
-        """The setting, or the experiment of a source of backbones: what its searches share."""
+        """The setting, or the experiment of a source of backbones, which all its searches share."""
         return self.options.setting or self.experiment.name
 
     @property
     def source(self) -> str | None:
-        """Name of the study whose backbone it starts from."""
+        """Name of the study from whose backbone it starts."""
         return self.options.backbone
 
     def _sources(self, storage: Path) -> dict[str, Path]:
-        """Folders of the studies that pre-train in this search."""
+        """Return the folders of the pre-training studies of this search."""
         return {
             source: storage / member_name(self.group, source, self.search)
             for source in DEFAULT_STUDY.values()
         }
 
     def _first(self, storage: Path) -> Path | None:
-        """Manifest of the first search of the same side; None where there is none."""
+        """Return the manifest of the first search of the same setting or source; None if there is
+        none."""
         path = storage / member_name(self.group, self.side, 1) / "study.json"
         return path if path.exists() else None
 
     def prepared(self, storage: Path) -> Prepared:
-        """Resolve the options; the backbone must be there.
+        """Resolve the options; the backbone must exist.
 
         Raises:
             UserError: wrong use.
@@ -110,10 +112,10 @@ def run_searches(
     """Run or resume all searches, then show and write the table.
 
     Args:
-        folder: of the group.
+        folder: the group's folder.
         wanted: number of searches of each setting.
     Raises:
-        UserError: wrong use, before the first trial.
+        UserError: wrong use, raised before the first trial.
     """
     from tune.cli.compare import copy_table, one_ray, own_comparison
     from tune.reports.table_files import publish
@@ -159,8 +161,8 @@ def run_searches(
 def _run_each(session: Session, studies: list[Member], group: Group) -> int:
     """Run or resume all studies; return the exit code.
 
-    Several processes may run one comparison: each takes the studies that no other one runs, and
-    waits for the rest.
+    Several processes may run one comparison. Each takes the studies that no other process is
+    running, and waits for the rest.
     """
     code = DONE
     waiting = studies
@@ -189,15 +191,15 @@ def _run_each(session: Session, studies: list[Member], group: Group) -> int:
 
 
 def _run_if_free(session: Session, member: Member, group: Group) -> int | None:
-    """Run or resume a study and return its exit code, or DONE where another process has just
-    finished it; None: another process is running it."""
+    """Run or resume a study and return its exit code, or DONE if another process has just finished
+    it. Return None if another process is running it."""
     storage = group.folder.parent
     folder = storage / member.name
     if not is_in_use(folder):
         with suppress(StudyInUse):  # the other process was faster
             return session.run(member.prepared(storage), group)
 
-    # A process keeps its studies until it ends, and brings them to MLflow.
+    # A process holds its studies until it ends and has sent them to MLflow.
     has_begun = (folder / "study.json").exists()
     return DONE if has_begun and read_record(folder).finished else None
 
@@ -205,7 +207,7 @@ def _run_if_free(session: Session, member: Member, group: Group) -> int | None:
 def members_of(
     options: Options, experiment: Experiment, comparison: Comparison, group: str, number: int
 ) -> Iterator[Member]:
-    """The studies of the n-th search: the sources of backbones, then the settings."""
+    """Yield the studies of the n-th search: the sources of backbones, then the settings."""
     identity = f"{group} {options.seed}"
     seed = derived_seed(identity, "search", number)
     pins = options.set or []
@@ -218,7 +220,7 @@ def members_of(
     common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
 
     sources = dict.fromkeys(_source(setting) for setting in comparison.settings.values())
-    # A grid is of the settings' own ranges.
+    # A grid applies only to the settings' own ranges.
     sampler = None if options.sampler == GRID else options.sampler
     for name in filter(None, sources):
         study = member_name(group, name, number)
@@ -250,7 +252,7 @@ def members_of(
 
 
 def _check(options: Options, experiment: Experiment, comparison: Comparison, wanted: int) -> None:
-    """Refuse what would be refused later, when backbones have been trained for it."""
+    """Refuse everything that would be refused later, after backbones had been trained for it."""
     if options.repeats == 0:
         raise UserError(
             "--repeats 0: each search needs a training of its choice for the test split; give 1 "
@@ -285,10 +287,10 @@ def _is_pinned(key: str, pins: list[str]) -> bool:
 
 
 def _source(setting: Setting) -> str | None:
-    """The experiment whose best trial a setting starts from."""
+    """Return the experiment from whose best trial a setting starts; None if there is none."""
     return DEFAULT_STUDY.get(setting.init) if isinstance(setting, BackboneSetting) else None
 
 
 def _own_pins(pins: list[str]) -> list[str]:
-    """Those for the settings, not for a source of their backbones."""
+    """Return the pins for the settings, without those for a source of their backbones."""
     return [pin for pin in pins if ":" not in pin.partition("=")[0]]

@@ -1,4 +1,4 @@
-"""Search a study in this process or on Ray, for a command or for a program that can be
+"""Run the search of a study in this process or on Ray, for a command or for a program that can be
 interrupted."""
 
 import os
@@ -16,11 +16,11 @@ from tune.study.study import Study
 
 
 def search(study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop) -> None:
-    """Run the study's work until there is none, or until it is stopped.
+    """Run the study's work until none is left or the study is stopped.
 
     Raises:
-        UserError: the cluster lacks the capacity for one trial, or the study's folder cannot be
-            written any more.
+        UserError: the cluster lacks the capacity for one trial, or the study's folder is no longer
+            writable.
     """
     if options.local:
         _search_here(study, prepared, options, caller, stop)
@@ -31,14 +31,14 @@ def search(study: Study, prepared: Prepared, options: Options, caller: Caller, s
 
 
 def check_machine(prepared: Prepared, options: Options) -> None:
-    """Refuse what this machine has no room for, before the study begins.
+    """Refuse, before the study starts, what exceeds this machine's capacity.
 
     Raises:
-        UserError: one trial needs more than there is.
+        UserError: one trial needs more than the machine has.
     """
     threads = float(prepared.manifest.base["train.threads"])
     is_small = options.workers * threads <= (os.cpu_count() or 1) and not options.gpus_per_worker
-    if options.local or is_small:  # Ray, whose import takes a second, need not be asked yet
+    if options.local or is_small:  # avoids importing Ray, which takes a second
         return
     from tune.execution.capacity import refuse_on_this_machine
 
@@ -46,7 +46,7 @@ def check_machine(prepared: Prepared, options: Options) -> None:
 
 
 def check_batched(prepared: Sequence[Prepared], options: Options) -> None:
-    """Refuse `--batch-trials` where none of the studies has trials that can train as one.
+    """Refuse `--batch-trials` if none of the studies has trials that can train as one batch.
 
     Raises:
         UserError: the reason of the first study.
@@ -64,8 +64,8 @@ def check_batched(prepared: Sequence[Prepared], options: Options) -> None:
 
 
 def with_batches(prepared: Prepared, options: Options) -> Options:
-    """Return the options of one study of a command: in this process where its trials train as one,
-    and without `--batch-trials` where they cannot."""
+    """Return the options for one study of a command: in this process if its trials can train as one
+    batch, otherwise without `--batch-trials`."""
     if options.batch_trials is None:
         return options
     if _why_not_batched(prepared):
@@ -74,7 +74,7 @@ def with_batches(prepared: Prepared, options: Options) -> Options:
 
 
 def _why_not_batched(prepared: Prepared) -> str:
-    """The reason, in a few words; "" where trials can train as one."""
+    """Return the reason in a few words; "" if trials can train as one batch."""
     experiment = prepared.experiment
     if experiment.function is not None:
         return "a function trains"
@@ -84,8 +84,8 @@ def _why_not_batched(prepared: Prepared) -> str:
 def _search_here(
     study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
 ) -> None:
-    """Search in this thread. An interrupt that a program gets ends the search at once: to the
-    study it is a kill."""
+    """Search in this thread. If a program is interrupted, the search ends at once, which is like a
+    kill for the study."""
     from tune.execution.local import search_locally
 
     width = options.batch_trials
@@ -125,11 +125,11 @@ def _search_on_ray(study: Study, prepared: Prepared, options: Options, caller: C
 def _search_beside(
     study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
 ) -> None:
-    """Search in a thread of its own. An interrupt, which hits the waiting thread, stops the trials
-    in order: within Ray's own code it could leave them running on a cluster."""
+    """Search in a separate thread. An interrupt reaches the waiting thread, which stops the trials
+    in order. Inside Ray's own code, an interrupt could leave them running on a cluster."""
     from tune.execution.ray_session import ray_session
 
-    # Ray is started here: off the main thread it complains about signals.
+    # Start Ray here: outside the main thread it complains about signals.
     one_thread = ThreadPoolExecutor(1, thread_name_prefix="search")
     with ray_session(options.workers), one_thread as pool:
         searching = pool.submit(_search_on_ray, study, prepared, options, caller)
@@ -138,8 +138,8 @@ def _search_beside(
 
 
 def _wait_for(searching: "Future[None]", stop: Stop) -> None:
-    """Wait until the search has ended. An interrupt stops it, wherever it hits this thread: who
-    leaves without that would wait for the whole search."""
+    """Wait until the search has ended. An interrupt stops the search, wherever it reaches this
+    thread; otherwise leaving would wait for the whole search."""
     try:
         while True:
             try:
@@ -148,6 +148,6 @@ def _wait_for(searching: "Future[None]", stop: Stop) -> None:
                 wait([searching])
             except KeyboardInterrupt:
                 stop.now(ON_REQUEST)
-    except BaseException:  # one more, while the first was being answered
+    except BaseException:  # another interrupt, while the first was being handled
         stop.now(ON_REQUEST)
         raise

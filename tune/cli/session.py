@@ -1,5 +1,5 @@
-"""Run studies from their opening to their verdict, with everything that follows them: console,
-MLflow and other records, pictures, object storage."""
+"""Run studies from opening to verdict, with everything that accompanies them: console, MLflow and
+other records, pictures, object storage."""
 
 import time
 from pathlib import Path
@@ -36,25 +36,25 @@ from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
 
 DRAIN_S = 60.0
-"""The end of a run waits so long for MLflow and other records. A study in a bucket waits for its
-pictures too: nobody would copy them later."""
+"""The end of a run waits this long for MLflow and other records. A study in a bucket also waits for
+its pictures, because nobody would upload them later."""
 PICTURES_S = 3.0
-"""Any other run waits so long for its last pictures, a second of work each trial: a process behind
-the command would first import for several seconds what draws and sends them."""
+"""Any other run waits this long for its last pictures, at about a second per trial. A background
+process would first spend several seconds on imports."""
 
 
 class Session:
-    """Studies that run one after another, with one wait at the end for MLflow.
+    """Runs studies one after another, with a single wait for MLflow at the end.
 
-    Use it as a context manager around the runs: the pictures of one study are drawn while the next
-    one searches, and those that are missing at the end behind the command.
+    Use it as a context manager around the runs. The pictures of one study are drawn while the next
+    one searches; those still missing at the end are drawn by a background process.
 
     Args:
         budget_s: time for all studies; None: no limit.
 
     Attributes:
-        problem: why the folder of a study cannot be written; "" while it can.
-        clock: tells how far all studies are.
+        problem: reason why a study's folder cannot be written; "" if it can.
+        clock: tracks the progress of all studies.
     """
 
     def __init__(self, options: Options, budget_s: float | None, caller: Caller):
@@ -82,13 +82,13 @@ class Session:
         if kind is not None:
             self.stop.now(BROKEN_OFF)
 
-        # A command leaves at once after a second Ctrl-C, and its process ends.
+        # After a second Ctrl-C, a command exits at once and its process ends.
         if kind is None or issubclass(kind, UserError) or not self.caller.is_command:
             self._close()
 
     def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
-        """Replay the event log of this folder into MLflow until the session ends; if the study has
-        a copy, only the part that has been uploaded."""
+        """Replay the event log of this folder into MLflow until the session ends. If the study has
+        a copy, replay only the uploaded part."""
         self._add(Tracker(folder), copy)
 
     def _add(self, replay: Replay, copy: StudyCopy | None) -> None:
@@ -97,7 +97,7 @@ class Session:
         self._replays.add(replay)
 
     def _say_beside(self, line: str) -> None:
-        """Print a line from a thread beside the search."""
+        """Print a line from a thread other than the search's."""
         if self._console is not None:
             self._console.line(line)
 
@@ -141,7 +141,7 @@ class Session:
         return DONE if study.best_number() is not None else FAILED
 
     def _watch(self, study: Study, prepared: Prepared, options: Options) -> Console:
-        """Let clock, console and records follow the study."""
+        """Connect clock, console and records to the study's events."""
         one_process = 1 if options.local else None
         self.clock.begin(study, options.batch_trials or one_process)
         console = console_of(study, prepared, options, self.caller, self.clock)
@@ -153,7 +153,7 @@ class Session:
         return console
 
     def _record(self, study: Study, copy: StudyCopy | None) -> None:
-        """Replay the study's event log into MLflow, and into the places of `--log`."""
+        """Replay the study's event log into MLflow and the destinations of `--log`."""
         self.track(study.directory, copy)
         for name in dict.fromkeys(self.options.log or ()):
             self._add(replay_into(name, study.directory), copy)
@@ -170,7 +170,7 @@ class Session:
         self._pictures.watch(study)
 
     def _search(self, study: Study, prepared: Prepared, options: Options, console: Console) -> None:
-        """Search to the end or until `stop`, and put on record how it ended."""
+        """Search to the end or until `stop`, and record how it ended."""
         with console:
             search(study, prepared, options, self.caller, self.stop)
         self.clock.end()
@@ -183,8 +183,8 @@ class Session:
             conclude(study, console)
 
     def _report_end(self, study: Study, error: StudyEnds | OSError) -> int:
-        """Report a folder that cannot be written, or trials that all fail. Trials stay open, and
-        the same command resumes."""
+        """Report that a folder is not writable, or that all trials fail. Trials stay open, and the
+        same command resumes."""
         failure: BaseException | None = error
         if not isinstance(error, StudyEnds):
             failure = storage_failure(error, study.directory)
@@ -201,7 +201,7 @@ class Session:
         return Path(self.options.storage).expanduser().resolve()
 
     def ended(self, code: int) -> Ended:
-        """Say where the trials are, after a run that came to its end, and return that end."""
+        """Say where to find the trials if the run came to its end, and return how the run ended."""
         if code in (DONE, FAILED) and self.stop.reason != BROKEN_OFF:
             shows = command("ui", storage=self._storage)
             self.caller.say(f"compare the trials in MLflow: {shows}")
@@ -238,13 +238,13 @@ class Session:
         )
 
     def _close(self) -> None:
-        """Bring everything that is beside the studies to its end, and say what is not finished."""
+        """Finish everything that accompanies the studies, and report what is not finished."""
         patience_s = DRAIN_S if self._copies else PICTURES_S
         undrawn = self._pictures.close(patience_s, lambda: bool(self.stop.reason))
-        is_complete = not self.stop.reason or self.stop.code == DONE  # a budget ends it well
+        is_complete = not self.stop.reason or self.stop.code == DONE  # budget: a regular end
         claims: list[DrawingClaim] = []
         if undrawn and is_complete and not self._copies:
-            # A start that follows at once makes its own claims, which shall be the later ones.
+            # A start that follows at once must make the later claims.
             claims = claimed([study.directory for study in self._studies])
         try:
             self._drain()
@@ -256,9 +256,10 @@ class Session:
             self._draw_behind(undrawn, claims)
 
     def _draw_behind(self, undrawn: int, claims: list[DrawingClaim]) -> None:
-        """Let a process of its own draw what is missing; it needs studies that nobody runs.
+        """Start a separate process that draws missing pictures; no process may be running the
+        studies.
 
-        A program is not kept waiting either: whoever calls it in a loop wants the next study.
+        A program is not kept waiting either, because a caller in a loop wants the next study.
         """
         pid = draw_behind(claims, self.options.pictures)
         if pid is None:
@@ -287,7 +288,7 @@ class Session:
 
 
 def _sample_data(study: Study, data: Any) -> None:
-    """Write the images that stand for the data in a picture, where there is none yet."""
+    """Write sample images for a picture of the data, if that is not drawn yet."""
     from trainables.data import DataSet
     from trainables.plots.data_sample import write_data_sample
 

@@ -1,4 +1,4 @@
-"""The backbone that trials start from, by `--setting` and `--backbone`."""
+"""The backbone from which trials start, given by `--setting` and `--backbone`."""
 
 import shlex
 from pathlib import Path
@@ -16,8 +16,8 @@ from tune.experiments import Experiment
 def starting_point(
     options: Options, experiment: Experiment, setting: Setting | None, directory: Path
 ) -> tuple[Experiment, dict[str, Any]]:
-    """Return the experiment with the search space for what trials start from, and the config values
-    of that start."""
+    """Return the experiment with the search space for its starting point, and the config values of
+    that starting point."""
     storage = directory.parent
 
     if isinstance(setting, BackboneSetting):
@@ -45,7 +45,7 @@ def _architecture(options: Options, experiment: Experiment) -> str:
 
 
 def _options_of_source_study(options: Options) -> str:
-    """Return the options that a missing source study should be run with."""
+    """Return the options with which to run a missing source study."""
     text = ""
     if options.data and is_folder(options.data):
         text += f" --data {shlex.quote(options.data)}"

@@ -1,4 +1,4 @@
-"""When a run stops before its end: Ctrl-C, SIGTERM, a closed terminal, the time budget."""
+"""Stop a run before its end: Ctrl-C, SIGTERM, a closed terminal, the time budget."""
 
 import signal
 import sys
@@ -20,26 +20,26 @@ _BUDGET_SPENT = "time budget spent"
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a run."""
+    """The result of a run."""
 
     code: int
     """Exit code of a command."""
     study: Path | None = None
-    """Folder of the study; None where the run was none, or one of several."""
+    """Folder of the study; None if there was none or several."""
     problem: str = ""
-    """Why the folder of a study cannot be written; "" where it can."""
+    """Reason why a study's folder cannot be written; "" if it can."""
 
 
 class Stop:
-    """Stops one study after another, once there is a reason to.
+    """Stops the current study, and each one after it, once there is a reason to.
 
     Args:
         budget_s: time for all studies; None: no limit.
-        signals: take Ctrl-C, SIGTERM and a closed terminal (SIGHUP) from now on; possible in the
-            main thread alone.
+        signals: handle Ctrl-C, SIGTERM and a closed terminal (SIGHUP) from now on; only possible in
+            the main thread.
 
     Attributes:
-        reason: the first reason to stop, as it is shown; "" while there is none.
+        reason: the first reason to stop, as shown to the user; "" if there is none.
     """
 
     def __init__(self, budget_s: float | None, *, signals: bool = True):
@@ -49,7 +49,7 @@ class Stop:
         if signals:
             signal.signal(signal.SIGINT, self._on_signal)
             signal.signal(signal.SIGTERM, self._on_signal)
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as set by `nohup`
                 signal.signal(signal.SIGHUP, self._on_signal)
 
         if budget_s is not None:
@@ -77,7 +77,7 @@ class Stop:
             self._study.stopping = True
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        """Stop in order at the first signal, at once at the second."""
+        """Stop in order at the first signal, immediately at the second."""
         self.now(ON_REQUEST)
         print("\nstopping; the state is safe (Ctrl-C again to leave at once)", file=sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The console of one run of a study, with what is to be read before it begins."""
+"""Create the console for a run of a study, and print the lines to read before it starts."""
 
 from optuna.trial import FrozenTrial
 
@@ -15,7 +15,7 @@ from tune.study.warm_start import beginning
 def console_of(
     study: Study, prepared: Prepared, options: Options, caller: Caller, clock: Clock
 ) -> Console:
-    """Make the console of this run, with the trials of earlier ones."""
+    """Create the console of this run, including the trials of earlier runs."""
     console = _empty_console(study, options, caller, clock)
 
     without_labels = study.objective.startswith(("val/view_", "val/rankme"))
@@ -39,7 +39,7 @@ def console_of(
 
 
 def _empty_console(study: Study, options: Options, caller: Caller, clock: Clock) -> Console:
-    """Make a console for a terminal, a notebook, a pipe, or nobody."""
+    """Create a console for a terminal, a notebook, a pipe, or no output."""
     about = (study.objective, study.epochs, options.trial_count)
     if caller.shows_table:
         from tune.cli.notebook import NotebookConsole

@@ -1,4 +1,4 @@
-"""`--try KEY=VALUE,KEY=VALUE`: configurations of one's own, tried before all that the search
+"""`--try KEY=VALUE,KEY=VALUE`: the user's own configurations, tried before any that the search
 draws."""
 
 import re
@@ -13,7 +13,7 @@ from tune.search.own_configuration import check_described, own_configuration
 from tune.search.space import as_json, describe
 
 _NEXT = re.compile(r",\s*(?=[\w.]+\s*=)")
-"""A comma that another KEY= follows; others belong to a value."""
+"""A comma that is followed by another KEY=; other commas belong to a value."""
 
 
 def parse_try(text: str) -> dict[str, str]:
@@ -41,12 +41,12 @@ def own_configurations(
     base: Mapping[str, Any],
     pins: Mapping[str, Any],
 ) -> tuple[dict[str, Any], ...]:
-    """Read and check what was typed, before any trial starts.
+    """Read and check the typed configurations, before any trial starts.
 
     Returns:
-        Searched parameter -> value of each, in its type.
+        Searched parameter -> value in its type, for each configuration.
     Raises:
-        UserError: a key that is not searched, or a value that is not valid or out of range.
+        UserError: a key is not searched, or a value is invalid or out of range.
     """
     found = []
     for text in words or []:
@@ -78,7 +78,7 @@ def in_types(
     """Convert values to the types of the config.
 
     Raises:
-        UserError: an unknown key, or a value that is not valid.
+        UserError: a key is unknown, or a value is invalid.
     """
     config = flatten(build(experiment.config, {**base, **typed}))
     return {key: config[key] for key in typed}

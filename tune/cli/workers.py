@@ -1,4 +1,4 @@
-"""The numbers of workers that a trial can have (`--workers`)."""
+"""Check the number of workers per trial (`--workers`)."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from tune.search.space import describe
 
 
 def check_workers(workers: int, max_workers: int, data: Any) -> None:
-    """Refuse more workers than a batch, or the validation or test split, has shares for.
+    """Refuse more workers than a batch, or the validation or test split, can be divided among.
 
     Args:
-        max_workers: by the batch.
+        max_workers: limit given by the batch.
     Raises:
-        UserError: there are more.
+        UserError: there are too many workers.
     """
     most = min(max_workers, len(data.val), len(data.test))
     if workers <= most:
@@ -33,11 +33,10 @@ def check_shares(
     base: Mapping[str, Any],
     pins: Mapping[str, Any],
 ) -> None:
-    """Check that workers can share every batch size equally, that of the default and those of the
-    space.
+    """Check that workers can divide every batch size equally: the default's and those of the space.
 
     Raises:
-        UserError: one is no multiple of the workers.
+        UserError: a batch size is not a multiple of the number of workers.
     """
     key = "train.batch_size"
     variants = describe(experiment.space, preset, pins).get(key, [])
@@ -56,7 +55,7 @@ def check_shares(
 
 
 def _values(distribution: Any) -> Collection[Any]:
-    """Return the values that a searched whole number can have."""
+    """Return the values that a searched integer can have."""
     choices: Collection[Any] | None = getattr(distribution, "choices", None)
     if choices is not None:
         return choices
