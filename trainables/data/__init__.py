@@ -1,5 +1,5 @@
-"""Data sets by name or folder: `load_dataset(DataConfig(name="glyphs"))` gives train, gallery, val
-and test over one memory-mapped store."""
+"""Data sets by name or folder: `load_dataset(DataConfig(name="glyphs"))` returns train, gallery,
+val and test over one memory-mapped store."""
 
 import math
 from collections import Counter
@@ -51,53 +51,52 @@ class DataConfig:
     """The images of a run, and their size."""
 
     name: Annotated[str, Field(min_length=1)] = "glyphs"
-    """An embedded set ("glyphs", "digits", "earth"), the path of a folder, `torchvision:NAME` or
-    `hf:owner/name`; a folder with the name of an embedded set is written `./glyphs`."""
+    """An embedded set ("glyphs", "digits", "earth"), a folder's path, `torchvision:NAME` or
+    `hf:owner/name`. Write `./glyphs` for a folder with the name of an embedded set."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 28
     """Side S of the square images, in pixels, 8 to 512."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the splits that a layout lacks, and of rendered glyphs."""
+    """Seed of carved splits, for parts that a layout lacks, and of rendered glyphs."""
     skip_corrupt: bool = False
-    """Leave out files that cannot be decoded (they are recorded) instead of stopping."""
+    """Leave out (and record) files that cannot be decoded, instead of stopping."""
     max_megapixels: Annotated[int, Field(ge=1)] = MEGAPIXELS
-    """Largest image that is read, in millions of pixels; larger ones are taken for decompression
-    bombs. An image takes 3 MB of memory for each."""
+    """Largest image that is read, in megapixels, each of which takes 3 MB of memory. Larger files
+    are treated as decompression bombs."""
     limit: Annotated[int, Field(ge=0)] = 0
-    """Largest number of training images to use; 0 = all. The store still holds all of them."""
+    """Largest number of training images to use; 0 = all. The store still contains all of them."""
     split: Annotated[int, Field(ge=1, le=3)] = 3
-    """Version of the rules that split images. 3: by content and seed. Those of earlier studies: 2,
-    with near-duplicates looked for in other thumbnails; 1, by pixels at the size that is trained
-    at."""
+    """Version of the split rules. 3: by content and seed. Earlier studies use 2, which searched for
+    near-duplicates in other thumbnails, or 1, which split by pixels at training size."""
     group: Grouping = "near"
-    """Images that belong together, which no split separates. near: near-duplicates, found by their
-    pixels. none: equal files alone. folder: images of one folder. prefix: images of one folder
-    whose names are equal up to the last number. Embedded sets have near."""
+    """Images that belong together and stay in one split. near: near-duplicates, found by their
+    pixels. none: only identical files. folder: images of one folder. prefix: images of one folder
+    whose names are equal up to the last number. Embedded sets use near."""
     ignore: Annotated[int, Field(ge=0, le=255)] = IGNORE
-    """`segment` alone: the void value of the masks, which is no class, 0 to 255; its line in the
-    file of classes names none. 255 is unknown in any case, unless it is the one class of masks of
-    0 and 255."""
+    """Only for `segment`: void value of the masks, 0 to 255, which is not a class; its line in the
+    file of classes is ignored. 255 is always unknown, unless it is the only class of masks with
+    values 0 and 255."""
     judged: Literal["whole", "square"] = "whole"
-    """`segment` alone: validate and test on whole images, whose shorter side is S, or on their
-    largest centred squares, as earlier studies do. Training sees squares."""
+    """Only for `segment`: validate and test on whole images, resized to a shorter side of S, or on
+    their largest centred squares, as in earlier studies. Training always uses squares."""
     up: Literal["unset", "none", "horizontal", "all"] = "unset"
-    """Flips and quarter turns that leave an image of this data what it is, and which a search may
-    draw: "none" (letters), "horizontal" (photographs), "all" (images from above: vertical flips and
-    quarter turns too). "unset": by the data; in `ssl` the policies keep their own flips."""
+    """Flips and quarter turns that keep images of this data valid, and that a search may draw:
+    "none" (letters), "horizontal" (photographs), "all" (images from above: also vertical flips and
+    quarter turns). "unset": decided by the data; in `ssl` the policies keep their own flips."""
     transductive: bool = False
-    """`ssl` alone: train on the images of val and test too, without their labels."""
+    """Only for `ssl`: also train on the images of val and test, without their labels."""
     layout: str = AUTO
-    """Layout of a folder (docs/data.md), "auto" to recognise it."""
+    """Layout of a folder (docs/data.md); "auto" recognises it."""
     on_device: OnDevice = "auto"
-    """Place of the image store while a GPU trains. auto: on the GPU, if it takes at most 40 % of
-    the free memory there; never: in the machine's memory, from where batches are copied ahead."""
+    """Where the image store is while a GPU trains. auto: on the GPU, if it takes at most 40 % of
+    the free memory there; never: in main memory, from which batches are copied ahead."""
     domain: str = ""
-    """Folder inside the data folder to use in its place. In a tree <domain>/<class>/ several with
-    commas between them, or "all"."""
+    """Folder inside the data folder to use instead of it. In a tree <domain>/<class>/, several
+    folders separated by commas, or "all"."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Facts about a data set that are known without decoding it."""
+    """Facts about a data set that are known without decoding images."""
 
     name: str
     layout: str
@@ -105,7 +104,7 @@ class Inspection:
     classes: int
     """Number of classes; 0 for unlabeled data."""
     counts: dict[str, int]
-    """Number of images in each part that the layout has, before anything is carved or left out."""
+    """Number of images in each part of the layout, before anything is carved or left out."""
     fingerprint: str
     store_bytes: int
     """Size of the image store, in bytes."""
@@ -114,13 +113,13 @@ class Inspection:
 def load_dataset(
     cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None, progress: bool = False
 ) -> DataSet:
-    """Loads the splits of a data set, building its store first where there is none (with a progress
+    """Load the splits of a data set, and build its store first if there is none (with a progress
     bar on a terminal if `progress`).
 
-    `cache_dir` defaults to $VISTUNE_CACHE or ~/.cache/vistune. For "ssl" train may be unlabeled;
-    "classify" and "pretrain" need labels everywhere. "pretrain" differs from "classify" where a set
-    has separate classes for pre-training, as `glyphs` does. "fewshot" gives `FewShotData`, whose
-    val and test classes are not in train.
+    `cache_dir` defaults to $VISTUNE_CACHE or ~/.cache/vistune. For "ssl", train may be unlabeled;
+    "classify" and "pretrain" need labels everywhere. "pretrain" differs from "classify" only if a
+    set has separate classes for pre-training, as `glyphs` does. "fewshot" returns `FewShotData`,
+    whose val and test classes are not in train.
 
     Raises:
         UserError: unknown name, unusable folder, corrupt files, no space or no permission to write
@@ -153,7 +152,7 @@ def load_dataset(
 def _as_folder(
     cfg: DataConfig, task: Task, cache_dir: Path | None, progress: bool = False
 ) -> DataConfig:
-    """The config with the folder of a named data set in the place of its name."""
+    """The config with a named data set replaced by its folder."""
     if not is_named(cfg.name):
         return cfg
     folder = named_folder(cfg.name, task, cache_dir, progress)
@@ -161,7 +160,7 @@ def _as_folder(
 
 
 def _described(data: DataSet, name: str) -> DataSet:
-    """The data set with the description of an embedded one in the place of a layout."""
+    """The data set with the description of an embedded set instead of a layout."""
     summary = replace(data.summary, layout=EMBEDDED[name])
     return replace(data, summary=summary)
 
@@ -170,7 +169,7 @@ def _with_training_images(data: DataSet, cfg: DataConfig, task: Task) -> DataSet
     """The data set with the training images that the config asks for."""
     if cfg.transductive:
         data = transductive(data)
-    assert data.contents is not None  # every store has them
+    assert data.contents is not None  # every store has contents
     unlabeled = np.full(len(data.train.images), -1)
     carver = carver_of(_rules(cfg), unlabeled, (), data.contents)
     return limited(data, cfg.limit, carver, by_class=task != "ssl")
@@ -216,8 +215,8 @@ def _load(
 
 
 def _for_size(listing: Listing, cfg: DataConfig) -> Listing:
-    """The listing under a fingerprint of its own where another limit than usual decides which
-    images are read."""
+    """Give the listing its own fingerprint if the config changes the limit of megapixels, because
+    the limit decides which images are read."""
     if cfg.max_megapixels == MEGAPIXELS:
         return listing
     limit = f"up to {cfg.max_megapixels} megapixels"
@@ -225,8 +224,8 @@ def _for_size(listing: Listing, cfg: DataConfig) -> Listing:
 
 
 def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) -> Inspection:
-    """Looks at files, layout, labels and fingerprint before any trial starts, with the errors of
-    `load_dataset` that need no decoding.
+    """Read files, layout, labels and fingerprint before any trial starts. Raises the errors of
+    `load_dataset` that can be found without decoding images.
 
     Raises:
         UserError: unknown name or unusable folder.
@@ -245,7 +244,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         layout = listing.layout
         key = listing.fingerprint
 
-    channels = 4 if task == "segment" else 3  # a mask is one more
+    channels = 4 if task == "segment" else 3  # a mask adds one
     shape = (sum(images.values()), channels, cfg.image_size, cfg.image_size)
     return Inspection(name, layout, classes, images, key, store_bytes=math.prod(shape))
 
@@ -262,7 +261,7 @@ def _listing_and_classes(
 
 
 def _pairs(cfg: DataConfig, cache_dir: Path | None) -> Pairs:
-    """The pairs of the folder, or of the one inside it that `data.domain` names."""
+    """Pairs of the folder, or of the folder inside it that `data.domain` names."""
     root = Path(cfg.name).expanduser()
     if cfg.domain:
         root = chosen_folder(root, cfg.domain)
@@ -271,12 +270,12 @@ def _pairs(cfg: DataConfig, cache_dir: Path | None) -> Pairs:
 
 
 def _label_rules(task: Task) -> Task:
-    """The task whose rules for labels in a folder hold."""
+    """The task whose label rules apply to a folder."""
     return "classify" if task == "pretrain" else task
 
 
 def _count_parts(listing: Listing) -> dict[str, int]:
-    """Part -> number of images; "images" where there are no parts."""
+    """Part -> number of images; "images" if there are no parts."""
     found = Counter(listing.parts.tolist())
     return {part or "images": found[part] for part in ("", *PARTS, HIDDEN) if part in found}
 

@@ -1,8 +1,8 @@
-"""The rules by which splits are carved where a layout has none: a function of contents and seed.
+"""Rules that carve splits which a layout lacks, as a function of contents and seed.
 
-Images of a class are ordered by sha256(seed, content) and taken from the front. So a split depends
-neither on the image size nor on names and folders, all experiments that split a folder by one seed
-split it alike, and one more image moves no other (but where a share is rounded).
+Images of a class are ordered by sha256(seed, content), and carved splits are taken from the front.
+So a split depends neither on the image size nor on names and folders. All experiments that split a
+folder by one seed get the same split, and adding an image moves no other (except by rounding).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from trainables.data.source import BICUBIC, REDUCED
 
 @dataclass(frozen=True)
 class SplitRules:
-    """The rules that a study began with."""
+    """The rules with which a study began."""
 
     version: int = 3
     """1, 2 or 3."""
@@ -31,13 +31,13 @@ class SplitRules:
 
     @property
     def contents(self) -> int:
-        """Version of the contents of a folder's store: the thumbnails in which near-duplicates are
-        looked for."""
+        """Version of a folder's contents, which decides the thumbnails that are searched for
+        near-duplicates."""
         return REDUCED if self.version >= 3 else BICUBIC
 
 
 class Carver(Protocol):
-    """One version of the rules, for the rows of one store and one seed."""
+    """One version of the rules, applied to the rows of one store with one seed."""
 
     @property
     def seed(self) -> int: ...
@@ -50,15 +50,15 @@ class Carver(Protocol):
         fraction: float,  # in (0, 1), of each class
         most: int | None = None,  # largest number of rows to carve
     ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-        """Carves rows stratified by class, whole groups of near-duplicates at a time. No class
-        loses its last group."""
+        """Carve rows stratified by class, in whole groups of near-duplicates. No class loses its
+        last group."""
 
     def carve_classes(
         self,
         rows: np.ndarray,  # (n,) rows to carve from
         fraction: float,  # in (0, 1), of the classes
     ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-        """Carves whole classes, at least one."""
+        """Carve whole classes, at least one."""
 
     def balanced(
         self,
@@ -66,20 +66,20 @@ class Carver(Protocol):
         labels: np.ndarray,  # (N,) int64
         most: int,
     ) -> np.ndarray:  # sorted
-        """Chooses at most `most` rows, one by one from each class in turn, so that small classes
-        are kept whole."""
+        """Choose at most `most` rows, one from each class in turn, so that small classes stay
+        whole."""
 
     def without_copies(
         self,
         rows: np.ndarray,  # (n,)
         of: np.ndarray,  # (m,) rows
     ) -> np.ndarray:
-        """The rows that are no near-duplicates of those in `of`."""
+        """Return the rows that are not near-duplicates of rows in `of`."""
 
 
 @dataclass(frozen=True, eq=False)
 class ContentCarver:
-    """Version 2 of the rules."""
+    """Versions 2 and 3 of the rules."""
 
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     classes: Sequence[str]
@@ -94,8 +94,8 @@ class ContentCarver:
     def carve(
         self, rows: np.ndarray, fraction: float, most: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Carves as `Carver` says. A group belongs to the class of its smallest content. Groups
-        larger than the share stay with the kept rows; the last one that is taken may exceed it."""
+        """See `Carver`. A group belongs to the class of its smallest content. Groups larger than
+        the share are kept; the last group that is carved may exceed the share."""
         rows = np.sort(rows)
         if most is not None and len(rows):
             fraction = min(fraction, most / len(rows))
@@ -116,7 +116,7 @@ class ContentCarver:
         return rows[~carved], rows[carved]
 
     def carve_classes(self, rows: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        """Carves the classes whose sha256(seed, name) are smallest."""
+        """Carve the classes with the smallest sha256(seed, name)."""
         present = np.unique(self.labels[rows]).tolist()
         count = max(1, round(fraction * len(present)))
         in_order = sorted(present, key=self._place_of_class)
@@ -125,7 +125,7 @@ class ContentCarver:
         return np.sort(rows[~carved]), np.sort(rows[carved])
 
     def balanced(self, rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
-        """Chooses from the end of the order from whose front splits are carved."""
+        """Choose from the end of the order; splits are carved from its front."""
         rows = np.sort(rows)
         if len(rows) <= most:
             return rows
@@ -138,13 +138,13 @@ class ContentCarver:
         return np.sort(by_class[order[:most]])
 
     def without_copies(self, rows: np.ndarray, of: np.ndarray) -> np.ndarray:
-        """Compares the groups."""
+        """Compare by group."""
         copied = np.isin(self.groups[rows], self.groups[of])
         return rows[~copied]
 
     @cached_property
     def _places(self) -> np.ndarray:  # (N,) uint64
-        """Place of each row in the order of the seed: that of the smallest content of its group."""
+        """Place of each row in the seed's order: the place of its group's smallest content."""
         heads, group_of = np.unique(self.contents.representatives, return_inverse=True)
         digests = self.contents.digests[heads]
         places = [place(self.seed, digest.tobytes()) for digest in digests]
@@ -155,17 +155,18 @@ class ContentCarver:
 
 
 def place(seed: int, content: bytes) -> int:
-    """Place of a content in the order of a seed: the first eight bytes of sha256(seed, content)."""
+    """Place of a content in a seed's order: the first eight bytes of sha256(seed, content)."""
     key = hashlib.sha256(f"{seed} ".encode() + content).digest()
     return int.from_bytes(key[:8], "big")
 
 
 def _front(
     in_order: np.ndarray,  # groups of one class
-    sizes: np.ndarray,  # rows of every group
+    sizes: np.ndarray,  # rows per group
     fraction: float,
 ) -> list[int]:
-    """The groups that are taken from the front until the share is reached; never the last one."""
+    """Groups from the front until the share is reached, except groups that are larger than the
+    share and the last group."""
     wanted = max(1, round(fraction * int(sizes[in_order].sum())))
     chosen: list[int] = []
     reached = 0
@@ -183,9 +184,9 @@ def carver_of(
     labels: np.ndarray,  # (N,) int64, -1 = unlabeled
     classes: Sequence[str],
     contents: Contents,
-    groups_v1: np.ndarray | None = None,  # (N,) int64; None: every row is a group of its own
+    groups_v1: np.ndarray | None = None,  # (N,) int64; None: every row is its own group
 ) -> Carver:
-    """Applies the rules to the rows of a store."""
+    """Apply the rules to the rows of a store."""
     if rules.version == 1:
         alone = np.arange(len(labels))
         groups = alone if groups_v1 is None else groups_v1

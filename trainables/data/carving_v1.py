@@ -1,7 +1,7 @@
-"""Version 1 of the rules by which splits are carved, for studies that began with it.
+"""Version 1 of the rules that carve splits, for studies that began with it.
 
-Near-duplicate groups come from the pixels at the size that is trained at, and a permutation of the
-groups in the order of pixel hashes decides: splits change with the image size.
+Near-duplicate groups are found in the pixels at training size, and a permutation of the groups, in
+the order of pixel hashes, decides. So splits change with the image size.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _GROUPS = "groups.npy"  # in a store
 
 @dataclass(frozen=True, eq=False)
 class PermutationCarver:
-    """`carving.Carver` of version 1."""
+    """`carving.Carver`, version 1."""
 
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     groups: np.ndarray  # (N,) int64
@@ -35,12 +35,12 @@ class PermutationCarver:
         return balanced(rows, labels, most, self.seed)
 
     def without_copies(self, rows: np.ndarray, of: np.ndarray) -> np.ndarray:
-        """All rows: version 1 counts near-duplicates of given splits and leaves them in."""
+        """Return all rows: version 1 counts near-duplicates across given splits but keeps them."""
         return rows
 
 
 def groups_of(store: Store) -> np.ndarray:  # (N,) int64
-    """Near-duplicate groups of a folder's store, kept in it once they are found."""
+    """Near-duplicate groups of a folder's store, cached in the store."""
     path = store.path / _GROUPS
     if path.exists():
         kept: np.ndarray = np.load(path)
@@ -59,11 +59,11 @@ def carve(
     seed: int,
     most: int | None = None,  # largest number of rows to carve
 ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-    """Carves rows stratified by class, whole groups at a time. No class loses its last group; a
-    class of two or more single rows gives at least one.
+    """Carve rows stratified by class, in whole groups. No class loses its last group; a class of
+    two or more single rows loses at least one.
 
-    A group belongs to the class of its first row. Groups larger than what is still wanted stay with
-    the kept rows.
+    A group belongs to the class of its first row. Groups larger than the number of rows still
+    wanted are kept.
     """
     rows = np.sort(rows)
     if most is not None and len(rows):
@@ -95,7 +95,7 @@ def carve_classes(
     fraction: float,  # in (0, 1), of the classes
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-    """Carves whole classes, at least one."""
+    """Carve whole classes, at least one."""
     classes = np.unique(labels[rows])
     count = max(1, round(fraction * len(classes)))
     rng = np.random.default_rng([seed, len(classes)])
@@ -112,8 +112,7 @@ def balanced(
     most: int,
     seed: int,
 ) -> np.ndarray:  # sorted
-    """Draws at most `most` rows, one by one from each class in turn, so that small classes are kept
-    whole."""
+    """Draw at most `most` rows, one from each class in turn, so that small classes stay whole."""
     if len(rows) <= most:
         return np.sort(rows)
     rng = np.random.default_rng([seed, len(rows)])

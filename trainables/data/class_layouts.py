@@ -1,4 +1,4 @@
-"""Layouts whose labels are the names of folders, and the one without labels."""
+"""Layouts whose labels are folder names, and the layout without labels."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,18 +16,18 @@ ALL_DOMAINS = "all"
 _OF_A_LETTER = re.compile(r"(character|char|letter|glyph|symbol)[ _-]*\d+", re.IGNORECASE)
 _NUMBERED = re.compile(r"([^\W\d]*)[ _-]*\d+", re.IGNORECASE)
 _CLASS_WORDS = {"class", "cls", "label", "category", ""}
-_SHARED = 0.5  # of the names of second folders, those that several top folders have
+_SHARED = 0.5  # smallest share of second-level names that occur in several top folders
 
 
 @dataclass(frozen=True, eq=False)
 class _Levels:
-    """The first two folders of the training images."""
+    """The first two folder levels of the training images."""
 
     paths: Sequence[tuple[str, ...]]
 
     @cached_property
     def below(self) -> dict[str, set[str]]:
-        """Top folder -> the folders in it that hold images."""
+        """Top folder -> folders inside it that contain images."""
         found: dict[str, set[str]] = {}
         for path in self.paths:
             if len(path) > 2:
@@ -41,13 +41,13 @@ class _Levels:
 
     @property
     def deep(self) -> bool:
-        """True where nearly all images are in a folder inside one of at least two top folders."""
+        """True if nearly all images are two folders deep, below at least two top folders."""
         inside = sum(len(path) > 2 for path in self.paths)
         return len(self.below) > 1 and inside > 0.9 * len(self.paths)
 
     @property
     def repeat(self) -> bool:
-        """True where most names of second folders occur in several top folders."""
+        """True if at least half of the second-level names occur in several top folders."""
         if any(len(names) < 2 for names in self.below.values()):
             return False
         several = [
@@ -67,8 +67,8 @@ class _Levels:
 
     @cached_property
     def thirds(self) -> list[str]:
-        """Names of folders, sorted, that are in each of the second folders: classes of <year>/
-        <camera>/<class>/, or nothing of the kind; none where they are sources."""
+        """Sorted folder names that occur in every second-level folder: perhaps the classes of
+        <year>/<camera>/<class>/. Empty if fewer than two do, or if they are sources."""
         found: dict[tuple[str, str], set[str]] = {}
         for path in self.paths:
             if len(path) > 3:
@@ -86,7 +86,7 @@ def _are_sources(names: Iterable[str]) -> bool:
 
 
 class NestedClasses:
-    """<alphabet>/<character>/*.png of Omniglot: a class is the pair of both folders."""
+    """<alphabet>/<character>/*.png, as in Omniglot: a class is a pair of both folders."""
 
     name = "nested classes"
     expects = "<alphabet>/<character>/*.png"
@@ -106,7 +106,7 @@ class NestedClasses:
 
 
 class Domains:
-    """<domain>/<class>/*.jpg: every domain has the same classes, as Office-Home is distributed."""
+    """<domain>/<class>/*.jpg: every domain has the same classes, as in Office-Home."""
 
     name = "domains"
     expects = "<domain>/<class>/*.jpg, with --set data.domain="
@@ -201,7 +201,7 @@ def _why_classes(tree: Tree, classes: int) -> str:
 
 
 def _about_deeper_folders(tree: Tree) -> list[str]:
-    """The warning of folders inside classes that do not look like sources of images."""
+    """Warnings about folders inside classes that do not look like sources of images."""
     deeper = _deeper_folders(tree)
     levels = _Levels(tree.training_paths)
     classes = shortened(sorted(levels.below))
@@ -238,9 +238,9 @@ class FlatFolder:
 
 
 def of_tree(tree: Tree, labels: Sequence[str | None]) -> Contents:
-    """The contents of a tree whose entries have these labels.
+    """Contents of a tree whose entries have these labels.
 
-    A test part without any label, beside a labelled train, is a hidden test set.
+    A test part without any labels, beside a labelled train part, is a hidden test set.
     """
     entries: list[Entry] = []
     for entry, label in zip(tree.entries, labels, strict=True):

@@ -1,9 +1,9 @@
-"""Names of the classes of a folder with masks, from a file in it.
+"""Class names of a folder with masks, from a file in it.
 
-classes.txt       one name a line, in the order of the values in the masks; where masks are
-                  coloured, `name,red,green,blue`
-class_dict.csv    name,r,g,b, as Kaggle's CamVid has it
-label_colors.txt  red green blue name, as CamVid's authors have it
+classes.txt       one name per line, in the order of mask values; for coloured masks,
+                  `name,red,green,blue`
+class_dict.csv    name,r,g,b, as in Kaggle's CamVid
+label_colors.txt  red green blue name, as in the original CamVid
 """
 
 import colorsys
@@ -21,7 +21,7 @@ Color = tuple[int, int, int]
 
 CLASSES = "classes.txt"
 FILES = (CLASSES, "class_dict.csv", "label_colors.txt")
-"""Names of such a file, in the order in which they are looked for."""
+"""Names of such files; the first that exists is used."""
 
 _BETWEEN = r"[\s,;]+"
 _NUMBERS = rf"(\d{{1,3}}){_BETWEEN}(\d{{1,3}}){_BETWEEN}(\d{{1,3}})"
@@ -32,22 +32,22 @@ _HEADER = re.compile(rf"(?:class|name|label)\w*{_BETWEEN}r\w*{_BETWEEN}g\w*{_BET
 
 @dataclass(frozen=True)
 class ClassList:
-    """The lines of a file of classes: line n names the value n of a mask."""
+    """The lines of a class file: line n, counted from 0, names value n of a mask."""
 
     file: str
-    """Name of the file, for messages; empty where a layout knows its classes."""
+    """Name of the file, for messages; empty if the layout itself defines the classes."""
     names: tuple[str, ...]
     colors: tuple[Color, ...]
-    """Colours of the lines, for pictures."""
+    """Colour of each line, for pictures."""
     coloured: bool = False
-    """The file gives the colours: a mask may hold them instead of values."""
+    """True if the file gives colours, so masks may contain them instead of values."""
 
 
 def read_class_list(root: Path) -> ClassList | None:
-    """Reads the first of `FILES` in a folder; None where there is none.
+    """Read the first of `FILES` in a folder; None if there is none.
 
     Raises:
-        UserError: it cannot be read, or does not name 2 to 254 different classes.
+        UserError: the file cannot be read, or does not name 2 to 254 different classes.
     """
     for name in FILES:
         path = root / name
@@ -57,7 +57,7 @@ def read_class_list(root: Path) -> ClassList | None:
 
 
 def _parse(path: Path) -> ClassList:
-    """Reads a file that exists. It is coloured where every line has three numbers.
+    """Read a file that exists. It is coloured if every line has three numbers.
 
     Raises:
         UserError: as `read_class_list`.
@@ -80,10 +80,10 @@ def _parse(path: Path) -> ClassList:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines that are not empty, without a header such as "name,r,g,b".
+    """Non-empty lines, without a header such as "name,r,g,b".
 
     Raises:
-        UserError: not a text that can be read.
+        UserError: the file cannot be read as text.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -99,7 +99,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _coloured_line(line: str) -> tuple[str, Color] | None:
-    """Name and colour, in whichever order; None for a line without three levels."""
+    """Name and colour, in either order; None if the line has no three levels."""
     match = _NAME_FIRST.fullmatch(line) or _NUMBERS_FIRST.fullmatch(line)
     if match is None:
         return None
@@ -111,10 +111,10 @@ def _coloured_line(line: str) -> tuple[str, Color] | None:
 
 
 def _check(path: Path, names: Sequence[str]) -> None:
-    """Refuses a number of classes that no mask can hold, and a name that is there twice.
+    """Refuse a number of classes that a mask cannot represent, and duplicate names.
 
     Raises:
-        UserError: as the message says.
+        UserError: the names are refused.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if 2 <= len(names) <= IGNORE - 1 and not twice:
@@ -128,10 +128,10 @@ def _check(path: Path, names: Sequence[str]) -> None:
 
 
 def _check_colors(path: Path, colors: Sequence[Color]) -> None:
-    """Refuses a colour that stands for two classes.
+    """Refuse a colour that two classes share.
 
     Raises:
-        UserError: it names the colour.
+        UserError: two classes share a colour.
     """
     twice = [color for color, count in Counter(colors).items() if count > 1]
     if twice:
@@ -139,12 +139,12 @@ def _check_colors(path: Path, colors: Sequence[Color]) -> None:
 
 
 def written(color: Color) -> str:
-    """The colour as a file of classes has it: `128,0,64`."""
+    """The colour as written in a class file: `128,0,64`."""
     return ",".join(str(level) for level in color)
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Hues around the circle, every other one darker."""
+    """Evenly spaced hues, every other one darker."""
     colors: list[Color] = []
     for number in range(count):
         value = 0.9 - 0.3 * (number % 2)

@@ -1,13 +1,13 @@
-"""Connected components of a graph whose edges are found one after another."""
+"""Connected components of a graph whose edges are added over time."""
 
 import numpy as np
 
 
 class Components:
-    """Vertices 0 to n - 1, each at first a component of its own.
+    """Components of the vertices 0 to n - 1; at first every vertex is its own component.
 
     Attributes:
-        of: (n,) int64, a number for the component of each vertex; it changes when edges are added.
+        of: (n,) int64, number of each vertex's component; changes when edges are added.
     """
 
     def __init__(self, count: int):
@@ -21,7 +21,7 @@ class Components:
         """Join the components at both ends of each edge."""
         if not len(left):
             return
-        from scipy.sparse import coo_array  # of no use where a store is known
+        from scipy.sparse import coo_array  # imported here: not needed if a store exists
         from scipy.sparse.csgraph import connected_components
 
         ends = (self.of[left], self.of[right])
@@ -35,7 +35,7 @@ class Components:
         return counts[self.of]
 
     def numbered(self) -> np.ndarray:  # (n,) int64
-        """Numbers from 0, in the order of the components' first vertices."""
+        """Numbers of the components from 0, in the order of their first vertices."""
         _, first, component = np.unique(self.of, return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.int64)
         rank[np.argsort(first)] = np.arange(len(first))

@@ -1,12 +1,12 @@
-"""The identity of every image of a data set, whatever size it is trained at.
+"""The identity of every image in a data set, independent of training size.
 
     <cache>/<name>-<fingerprint>-contents-v2.npz
         digests   (N, 32) uint8, SHA-256 of each image's file (of its pixels in an embedded set)
         groups    (N,) int64: rows of one group are one picture, saved more than once
 
-Near-duplicates are looked for once, at 32 px. The file is written when the first store of the data
-set is built, or in a pass of its own beside a store that lacks it. Its version is that of the
-thumbnails (`source.BICUBIC`, `source.REDUCED`), which studies keep by `data.split`.
+Near-duplicates are searched for once, at 32 px. The file is written when the first store of the
+data set is built, or in a separate pass if an existing store lacks it. Its version is that of the
+thumbnails (`source.BICUBIC`, `source.REDUCED`); `data.split` fixes it for a study.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from trainables.errors import UserError
 from trainables.files import atomic_file
 
 SIDE = 32
-"""Size at which near-duplicates are looked for, in pixels."""
+"""Size at which near-duplicates are searched for, in pixels."""
 
-_UNREADABLE = 0xFF  # fills the digest of a row without an image: the last of all
+_UNREADABLE = 0xFF  # fills the digest of a row without an image, which sorts last
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +38,13 @@ class Contents:
 
     @cached_property
     def keys(self) -> np.ndarray:  # (N,) int64
-        """The first eight bytes of each digest: short names of the images, for sets of them."""
+        """First eight bytes of each digest: short identifiers of the images, for sets of them."""
         first = np.ascontiguousarray(self.digests[:, :8])
         return first.view("<i8").ravel().astype(np.int64)
 
     @cached_property
     def representatives(self) -> np.ndarray:  # (N,) int64
-        """For every row the row of its group with the smallest digest."""
+        """For every row, the row with the smallest digest in its group."""
         by_digest = np.lexsort(self.digests.T[::-1])
         ordered = self.groups[by_digest]
         _, first, group_of = np.unique(ordered, return_index=True, return_inverse=True)
@@ -54,7 +54,7 @@ class Contents:
 
 
 def digest_of_keys(keys: np.ndarray) -> str:  # (n,) int64
-    """16 hexadecimal digits that name a set of images."""
+    """16 hexadecimal digits that identify a set of images."""
     ordered = np.unique(keys).astype("<i8")
     return hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
 
@@ -63,8 +63,8 @@ class Recorder:
     """Collects the contents of a source while its images are read.
 
     Args:
-        thumbnails: (N, 3, 32, 32) uint8, written to.
-            None: rows of equal contents alone are one picture.
+        thumbnails: (N, 3, 32, 32) uint8, filled in.
+            None: only rows with equal contents are one picture.
     """
 
     def __init__(self, source: Source, thumbnails: np.ndarray | None):
@@ -73,7 +73,7 @@ class Recorder:
         self.thumbnails = thumbnails
 
     def take(self, row: int, picture: Picture) -> None:
-        """Records one image."""
+        """Record one image."""
         if self.thumbnails is not None:
             self.thumbnails[row] = self._thumbnail(picture)
         self.digests[row] = np.frombuffer(picture.content, np.uint8)
@@ -94,16 +94,16 @@ class Recorder:
 
 
 def save_contents(path: Path, contents: Contents) -> None:
-    """Writes the file; after a kill it is there whole or not at all."""
+    """Write the file; after a kill it is either complete or missing."""
     with atomic_file(path) as file:
         np.savez(file, digests=contents.digests, groups=contents.groups)
 
 
 def read_contents(path: Path) -> Contents:
-    """Reads the file.
+    """Read the file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         with np.load(path) as arrays:

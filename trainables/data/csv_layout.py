@@ -1,7 +1,7 @@
-"""The csv layout: label files beside the folders of images.
+"""The csv layout: label files beside folders of images.
 
 train.csv [val.csv] [test.csv]    columns filename, label
-train/ val/ test/, images/ or .   the files they name
+train/ val/ test/, images/ or .   the files that they name
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ from trainables.errors import UserError
 
 @dataclass(frozen=True)
 class Labelled:
-    """The images that label files name."""
+    """Images that label files name."""
 
     entries: tuple[Entry, ...]
     hidden: tuple[str, ...]
-    """Images of a test set without labels, in the order of its lines."""
+    """Images of a test set without labels, in line order."""
     outside: tuple[str, ...]
     """Images outside the folders that the label files use."""
 
 
 def label_tables(root: Path) -> dict[str, Path]:
-    """The label files of a folder: {"train": root/train.csv, ...}."""
+    """Label files of a folder: {"train": root/train.csv, ...}."""
     tables: dict[str, Path] = {}
     for path in label_files_in(root):
         part = part_of(path.stem)
@@ -44,7 +44,7 @@ def label_tables(root: Path) -> dict[str, Path]:
 
 
 def other_tables(root: Path) -> dict[str, Path]:
-    """The label files of a folder under other names, such as train_labels.csv with test.tsv.
+    """Label files of a folder with other names, such as train_labels.csv with test.tsv.
 
     {"": path} is a single file that lists the images of all parts.
     """
@@ -68,8 +68,8 @@ def other_tables(root: Path) -> dict[str, Path]:
 
 
 def tables_without_labels(root: Path) -> list[str]:
-    """The label files of a folder that name images in a column, and in none a label: each in
-    words."""
+    """Describe each label file of a folder that has a column of image names but no column of
+    labels."""
     found: list[str] = []
     for path in label_files_in(root):
         columns = columns_of(path)
@@ -81,17 +81,17 @@ def tables_without_labels(root: Path) -> list[str]:
 
 def read_label_tables(
     root: Path,
-    tables: Mapping[str, Path],  # of `label_tables` or `other_tables`
+    tables: Mapping[str, Path],  # from `label_tables` or `other_tables`
     files: Sequence[str],  # all images, relative to the root
     *,
     need_labels: bool,
 ) -> Labelled:
-    """Images of all tables. An image without a line, in a folder that the tables use, is an
-    unlabeled training image. A test table without any label is a hidden test set.
+    """Read the images of all tables. An image without a line, in a folder that the tables use, is
+    an unlabeled training image. A test table without any labels is a hidden test set.
 
     Raises:
-        UserError: no train.csv, an unreadable csv, a line without its file, contradictory lines,
-            or, if `need_labels`, images without a line.
+        UserError: there is no train.csv, a csv is unreadable, the file of a line is missing, lines
+            contradict each other, or, with `need_labels`, images have no line.
     """
     if "train" not in tables and "" not in tables:
         other = next(iter(tables.values()))
@@ -126,7 +126,7 @@ def read_label_tables(
 
 
 def _image_folders(part: str, files: Sequence[str]) -> list[str]:
-    """Folders in which the files of a part are looked up, in this order."""
+    """Folders in which the files of a part are searched for, in this order."""
     top_folders = sorted({file.split("/")[0] for file in files if "/" in file})
     own = [name for name in top_folders if part_of(name) == part]
     own += [name for name in top_folders if name not in own and _looks_like(name, part)]
@@ -148,7 +148,7 @@ def _read_entries(
     finder: FileFinder,
     listed: dict[str, Entry],  # by path; the entries of this table are added
 ) -> list[str]:  # paths in the order of the lines
-    """Adds the entries of a table to `listed`."""
+    """Add the entries of a table to `listed`."""
     path = table.path
     folders = _image_folders(part, files)
     if not part:
@@ -181,7 +181,7 @@ def _read_entries(
 
 
 def _part_of_row(path: Path, row: Row) -> str:
-    """The part that the column `split` of a single label file names."""
+    """The part named in the column `split` of a single label file; train if it is empty."""
     if not row.split:
         return "train"
     look = split_of(row.split)

@@ -1,5 +1,5 @@
-"""Bytes of an image file -> Pillow's image, opened and loaded: without Pillow's limits, which are
-for the whole process, and with one of our own."""
+"""Opens and loads images from bytes, with a pixel limit of our own instead of Pillow's, which is
+global to the process."""
 
 import io
 import math
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 MEGAPIXELS = 90
-"""Millions of pixels up to which an image is read: 270 MB of RGB. Pillow warns from 89.5 on."""
+"""Largest image that is read, in megapixels: 270 MB of RGB. Pillow warns above 89.5."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Texts, and a profile that no image here is converted by. An orientation in `eXIf` stays.
+# Texts, and colour profiles, which are not applied here. An orientation in `eXIf` stays.
 _ANCILLARY = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _CHUNK_HEAD = struct.Struct(">I4s")  # length of the data, kind
-_CHUNK_ENDS = 12  # bytes of a chunk beside its data: length, kind, checksum
+_CHUNK_ENDS = 12  # bytes of a chunk besides its data: length, kind, checksum
 
 
 class CorruptImage(Exception):
-    """The file cannot be used; the message is the reason, without the path."""
+    """The file cannot be used. The message gives the reason without the path."""
 
 
 class TooLarge(CorruptImage):
@@ -30,11 +30,11 @@ class TooLarge(CorruptImage):
 
 @contextmanager
 def opened(content: bytes, megapixels: int = MEGAPIXELS) -> Iterator[Image.Image]:
-    """Opens an image and decodes its pixels.
+    """Open an image and decode its pixels.
 
     Raises:
-        CorruptImage: not an image, damaged, or larger than the limit (`TooLarge`). Errors of the
-            block are reported in the same way.
+        CorruptImage: the file is not an image, is damaged, or exceeds the limit (`TooLarge`).
+            Exceptions within the block also become CorruptImage.
     """
     try:
         with _load(content, megapixels) as image:
@@ -44,8 +44,8 @@ def opened(content: bytes, megapixels: int = MEGAPIXELS) -> Iterator[Image.Image
     except CorruptImage:
         raise
     except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged
-        # files
+        # On damaged files, Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
+        # ...
         raise CorruptImage(f"damaged: {one_line(error)}") from None
 
 
@@ -53,8 +53,8 @@ def _load(content: bytes, megapixels: int) -> Image.Image:
     try:
         return _load_once(content, megapixels)
     except ValueError:
-        # Pillow refuses texts and profiles of more than 1 MB. They hold no pixels: the same file
-        # without them is read, and none of them is unpacked.
+        # Pillow refuses texts and profiles of more than 1 MB. They contain no pixels, so read the
+        # file again without them; none of them is unpacked.
         if not content.startswith(_PNG):
             raise
         return _load_once(without_texts(content), megapixels)
@@ -75,7 +75,7 @@ def _load_once(content: bytes, megapixels: int) -> Image.Image:
 
 
 def without_texts(content: bytes) -> bytes:
-    """The bytes of a PNG without its texts and its colour profile."""
+    """The bytes of a PNG without its texts and colour profile."""
     kept = [_PNG]
     start = len(_PNG)
     while start + _CHUNK_ENDS <= len(content):
@@ -88,12 +88,13 @@ def without_texts(content: bytes) -> bytes:
 
 
 def one_line(error: Exception) -> str:
-    """Message of an exception on one line of at most 120 characters, or its type without one."""
+    """Message of an exception on one line of at most 120 characters; its type if it has none."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 class _PillowLimit:
-    """Lifts Pillow's limit of pixels while any thread is inside: it is a global of the module."""
+    """Lifts Pillow's pixel limit while any thread is inside, because the limit is a module
+    global."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

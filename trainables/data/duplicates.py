@@ -1,7 +1,7 @@
 """Near-duplicates: one picture saved more than once. Splits never separate them.
 
-Frames of a fixed camera are all alike, so pairs are not listed: images that are in one component
-already need no comparison, and where many are near to many, blocks of them are compared at once.
+All frames of a fixed camera look alike, so pairs are not listed one by one. Images that are already
+in one component are not compared, and crowds of similar images are compared in whole blocks.
 """
 
 from collections.abc import Iterator
@@ -15,36 +15,35 @@ from threadpoolctl import threadpool_limits
 from trainables.data.components import Components
 from trainables.data.likeness import Pictures
 
-_SIDE = 8  # of a thumbnail, pixels
-_AXES = 16  # principal axes that the search tree uses
-_ROUNDING = 0.01  # of distances in the tree, at most
+_SIDE = 8  # side of a thumbnail, pixels
+_AXES = 16  # principal axes in the search tree
+_ROUNDING = 0.01  # largest rounding error of distances in the tree
 _QUERIES = 1024  # thumbnails looked up at a time
 _BLOCK = 256  # images made into thumbnails at a time
 _LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601
 
-_PROBES = 64  # images that all others are compared with first
-_CROWD = 4  # probes that an image of a crowd is near to, at least
-_MANY = 64  # neighbours that are listed for an image; one with more is in a crowd
-_FEW = 4096  # different images, below which one thread computes products of matrices
-_SKETCHED = 2048  # images in crowds, from which on sketches save more than they cost
+_PROBES = 64  # images that are compared with all others first
+_CROWD = 4  # an image near to at least this many probes is in a crowd
+_MANY = 64  # an image with more neighbours than this is in a crowd, and they are not listed
+_FEW = 4096  # with fewer distinct images, matrix products use one thread
+_SKETCHED = 2048  # with this many images in crowds, sketches save more than they cost
 
 
 def near_duplicates(
     images: np.ndarray,  # (N, 3, S, S) uint8
 ) -> np.ndarray:  # (N,) int64 group of each row
-    """Groups the rows that are one picture saved more than once: equal pixels, or re-encoded
-    copies.
+    """Group the rows that are one picture saved more than once: equal pixels, or re-encoded copies.
 
-    Two rows are joined when their 8x8 thumbnails of luminance (Rec. 601; JPEG keeps it better than
-    colour) differ by at most 2 of 255 levels, root mean square, and their RGB pixels correlate with
-    r >= 0.98. Rows that are joined through others share a group. Crops, flips and recoloured copies
-    are not found.
+    Two rows are joined if their 8x8 luminance thumbnails (Rec. 601; JPEG preserves luminance better
+    than colour) differ by at most 2 of 255 levels, root mean square, and their RGB pixels correlate
+    with r >= 0.98. Rows joined through others share a group. Crops, flips and recoloured copies are
+    not found.
     """
     thumbnails, hashes = _thumbnails(images)
     _, first, copy_of = np.unique(hashes, return_index=True, return_inverse=True)
     pictures = Pictures(images, first, thumbnails[first], Components(len(first)))
 
-    # of small products threads of BLAS take more time to wait for the next than they save
+    # for small matrix products, waiting costs BLAS threads more time than they save
     threads = 1 if len(first) < _FEW else None
     with threadpool_limits(threads, user_api="blas"):
         crowded = _join_with_probes(pictures)
@@ -54,11 +53,11 @@ def near_duplicates(
 
 
 def _join_with_probes(pictures: Pictures) -> np.ndarray:  # (n,) bool
-    """Compare all images with a few, which are any (positions are in the order of hashes): frames
-    of one scene fall together here.
+    """Compare all images with a few arbitrary ones (positions are in hash order). This joins most
+    frames of a scene.
 
     Returns:
-        The images that are in a crowd: near to some of the few, or joined with many others.
+        True for images in a crowd: near to several of the few, or joined with many others.
     """
     count = len(pictures.rows)
     probes = np.arange(min(count, _PROBES))
@@ -73,21 +72,21 @@ def _join_neighbours(
     pictures: Pictures,
     positions: np.ndarray,  # (m,)
 ) -> np.ndarray:  # (n,) bool
-    """Join near-duplicates among these positions, by a tree of their thumbnails.
+    """Join near-duplicates among these positions, with a search tree of their thumbnails.
 
     Returns:
-        The images of more than `_MANY` neighbours, which have not been compared with one another.
+        True for images with more than `_MANY` neighbours, which have not been compared.
     """
     crowded = np.zeros(len(pictures.rows), bool)
     if not len(positions):
         return crowded
 
-    from scipy.spatial import cKDTree  # a fifth of a second, of no use where a store is known
+    from scipy.spatial import cKDTree  # imported here: 0.2 s, not needed if a store exists
 
     thumbnails = pictures.thumbnails[positions]
     centred = thumbnails - thumbnails.mean(0)
     _, axes = np.linalg.eigh(centred.T @ centred)
-    # a projection never lengthens a distance, so no pair is lost; principal axes prune best
+    # projections never lengthen a distance, so no pair is lost; principal axes prune best
     tree = cKDTree(centred @ axes[:, -_AXES:])
     radius = pictures.radius + _ROUNDING
 
@@ -109,8 +108,8 @@ def _join_crowds(
     pictures: Pictures,
     crowded: np.ndarray,  # (n,) bool
 ) -> None:
-    """Compare the images of crowds with all others, by blocks; blocks that are far apart, or in one
-    component, need no comparison."""
+    """Compare images in crowds with all others, block by block. Blocks that are far apart, or
+    within one component, are skipped."""
     component = pictures.components.of
     order = np.lexsort((component, ~crowded))  # crowds first
     blocks = list(_blocks(order, pictures.block_size))
@@ -148,7 +147,7 @@ def _ball(
 def _thumbnails(
     images: np.ndarray,  # (N, 3, S, S) uint8
 ) -> tuple[np.ndarray, np.ndarray]:  # (N, 64) float32 in [0, 255]; (N,) int64
-    """Thumbnails of luminance, and hashes of the exact pixels."""
+    """Luminance thumbnails, and hashes of the exact pixels."""
     thumbnails = np.empty((len(images), _SIDE * _SIDE), np.float32)
     hashes = np.empty(len(images), np.int64)
     for start in range(0, len(images), _BLOCK):
@@ -163,7 +162,7 @@ def _thumbnails(
 def luminance(
     images: np.ndarray,  # (B, 3, S, S) uint8
 ) -> np.ndarray:  # (B, S, S) float32
-    """Luminance by Rec. 601."""
+    """Luminance according to Rec. 601."""
     red, green, blue = (np.float32(weight) for weight in _LUMINANCE)
     found: np.ndarray = images[:, 0] * red
     found += images[:, 1] * green
@@ -174,8 +173,8 @@ def luminance(
 def field_means(
     values: np.ndarray,  # (B, S, S) float32
 ) -> np.ndarray:  # (B, 8, 8) float32
-    """Means of 8x8 fields, to the bit those of torch's `adaptive_avg_pool2d`, which decided in
-    stores that exist; it is asked where a division would be rounded."""
+    """Means of 8x8 fields, bit for bit those of torch's `adaptive_avg_pool2d`, on which existing
+    stores are based. It is called itself if a division would be rounded."""
     side = values.shape[-1] // _SIDE
     if values.shape[-1] % _SIDE or side & (side - 1):
         means: np.ndarray = F.adaptive_avg_pool2d(torch.from_numpy(values), _SIDE).numpy()
@@ -190,7 +189,7 @@ def field_means(
 
 
 def _hash(pixels: bytes) -> int:
-    """A hash that is the same in every process, unlike `hash`: the order of groups decides what is
-    carved."""
+    """A hash that is the same in every process, unlike `hash`: the order of groups decides which
+    images are carved."""
     value = blake2b(pixels, digest_size=8).digest()
     return int.from_bytes(value, "little", signed=True)

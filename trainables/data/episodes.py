@@ -1,8 +1,8 @@
 """Episodes of few-shot learning: N classes ("way"), K support images of each ("shot"), and query
-images to be classified among them.
+images to classify among them.
 
 Training episodes are drawn step by step (`EpisodeSampler`). Evaluation episodes are drawn once
-(`draw_episodes`), or prescribed by a csv of the folder (`given_episodes.py`).
+(`draw_episodes`), or given by a csv in the folder (`given_episodes.py`).
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ import numpy as np
 from trainables.data.splits import DataSet, Split
 from trainables.errors import UserError
 
-# Streams of random numbers by seed: they tell training episodes from evaluation episodes.
+# Streams of random numbers under one seed, so that training and evaluation draw different episodes.
 _TRAINING, _EVALUATION = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """T fixed tasks over one split; no image is in the support and the query of the same task."""
+    """T fixed tasks over one split; support and query images of a task are disjoint."""
 
     support: np.ndarray  # (T, N, K) positions in the split
     query: np.ndarray  # (T, M) positions in the split
@@ -30,27 +30,27 @@ class Episodes:
 
     @property
     def way(self) -> int:
-        """Number of classes of a task, N."""
+        """Number of classes N in a task."""
         return int(self.support.shape[1])
 
     @property
     def shot(self) -> int:
-        """Number of support images of each class, K."""
+        """Number of support images K per class."""
         return int(self.support.shape[2])
 
 
 @dataclass(frozen=True, eq=False)
 class FewShotData(DataSet):
-    """A data set whose val and test classes are new: train has none of them."""
+    """A data set whose val and test classes do not occur in train."""
 
     given: dict[str, Episodes] = field(default_factory=dict)
-    """Split ("val", "test") -> the episodes that the folder prescribes."""
+    """Split ("val", "test") -> episodes that the folder gives."""
 
     def episodes(
         self, split: str, way: int, shot: int, query: int, count: int, seed: int
     ) -> Episodes:
-        """The given episodes if they are of this way and shot, else `count` episodes drawn by seed
-        with `query` images of each class.
+        """Return the given episodes if they have this way and shot; otherwise draw `count` episodes
+        by seed, with `query` query images per class.
 
         Raises:
             UserError: the split has too few classes with enough images.
@@ -79,11 +79,11 @@ class FewShotData(DataSet):
 
 
 class EpisodeSampler:
-    """Training episodes: as many whole ones in a step as fit into `batch_size` images, at least
-    one, all drawn anew by (seed, step).
+    """Training episodes. A step has as many whole episodes as fit into `batch_size` images, but at
+    least one, all drawn from (seed, step).
 
-    The positions of a step are (E, N, K + Q), flattened: for every class K support images, then Q
-    query images.
+    The positions of a step are (E, N, K + Q), flattened: K support images, then Q query images, of
+    every class.
 
     Raises:
         UserError: too few classes have K + Q images.
@@ -94,7 +94,7 @@ class EpisodeSampler:
         targets: np.ndarray,  # (n,) labels of the training split
         way: int,  # N
         shot: int,  # K
-        query: int,  # Q of each class
+        query: int,  # Q per class
         batch_size: int,  # images
         seed: int,
     ):
@@ -117,13 +117,13 @@ def draw_episodes(
     targets: np.ndarray,  # (n,) labels of a split
     way: int,  # N
     shot: int,  # K
-    query: int,  # Q of each class
+    query: int,  # Q per class
     count: int,  # T
     seed: int,
     split: str,  # "val" or "test"
 ) -> Episodes:
-    """Draws classes uniformly without replacement, then images of each likewise (Snell et al. 2017,
-    algorithm 1).
+    """Draw classes uniformly without replacement, then images of each in the same way (Snell et al.
+    2017, algorithm 1).
 
     Raises:
         UserError: too few classes of the split have K + Q images.
@@ -149,12 +149,12 @@ def members_of(
     shot: int,
     query: int,
     split: str,
-    block: str,  # of the config, for the remedy
+    block: str,  # config block named in the remedy
 ) -> list[np.ndarray]:
-    """Positions of the images of every class that has shot + query of them.
+    """Positions of the images of every class with at least shot + query of them.
 
     Raises:
-        UserError: fewer than `way` classes have.
+        UserError: there are fewer than `way` such classes.
     """
     needed = shot + query
     order = np.argsort(targets, kind="stable")
@@ -171,7 +171,7 @@ def members_of(
 
 
 def targets_of(split: Split) -> np.ndarray:  # (n,) int64
-    """Labels of a split; few-shot data always has some."""
+    """Labels of a split; few-shot data always has labels."""
     targets = split.targets()
     assert targets is not None
     return targets
@@ -183,7 +183,7 @@ def _draw(
     way: int,  # N
     each: int,  # K + Q
 ) -> np.ndarray:  # (N, K + Q) positions
-    """One episode: classes without replacement, then images of each class without replacement."""
+    """Draw one episode: classes, then images of each class, both without replacement."""
     chosen = rng.choice(len(members), way, replace=False)
     images = [rng.choice(members[number], each, replace=False) for number in chosen]
     return np.stack(images)

@@ -1,4 +1,4 @@
-"""The image that a line of a label file means."""
+"""Find the image that a line of a label file names."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,8 @@ from trainables.errors import UserError
 
 
 class FileFinder:
-    """Finds images by the names that label files give them: relative to a folder of images, as
-    absolute paths of another machine, or without ending.
+    """Finds images by the names in label files: relative to a folder of images, absolute paths of
+    another machine, or names without extension.
 
     Args:
         files: all images, relative to the root.
@@ -24,15 +24,15 @@ class FileFinder:
     def find(
         self, filename: str, folders: Sequence[str], leading: Sequence[str] = ()
     ) -> str | None:
-        """The path of an image relative to the root, or None.
+        """Find the path of an image relative to the root, or None.
 
         Args:
-            folders: folders in which it is looked up, in this order; "" is the root.
-            leading: folders that all names of the label file begin with (`leading_folders`); as
-                many of them are taken off as are needed.
+            folders: folders in which to search, in this order; "" is the root.
+            leading: folders with which all names of the label file begin (`leading_folders`); as
+                many of them as needed are removed.
 
         Raises:
-            UserError: a name without ending that means two images.
+            UserError: a name without extension matches two images.
         """
         for folder in folders:
             path = f"{folder}/{filename}" if folder else filename
@@ -57,7 +57,7 @@ class FileFinder:
         return self._by_stem(composed)
 
     def _by_composed(self) -> dict[str, str]:
-        """NFC form -> path: macOS writes the e and the accent of a name as two characters."""
+        """NFC form -> path. macOS stores a letter and its accent as two characters."""
         if self._composed is None:
             pairs = ((unicodedata.normalize("NFC", path), path) for path in self.known)
             self._composed = dict(pairs)
@@ -79,7 +79,7 @@ class FileFinder:
 
 
 def plain_path(filename: str) -> str:
-    """A name with forward slashes and without `./` and a leading slash or drive."""
+    """A name with forward slashes, without `./` and without a leading slash or drive."""
     name = filename.replace("\\", "/")
     if name[1:2] == ":":
         name = name[2:]
@@ -88,7 +88,7 @@ def plain_path(filename: str) -> str:
 
 
 def leading_folders(filenames: Iterable[str], part: str) -> list[str]:
-    """Folders that all names of a label file begin with, up to one that names another part."""
+    """Folders with which all names of a label file begin, up to one that names another part."""
     common: list[str] | None = None
     for filename in filenames:
         folders = plain_path(filename).split("/")[:-1]
@@ -111,6 +111,6 @@ def leading_folders(filenames: Iterable[str], part: str) -> list[str]:
 
 
 def _shortened(name: str, leading: Sequence[str]) -> list[str]:
-    """The name, then without one of the leading folders, without two, ..."""
+    """The name, the name without one leading folder, without two, ..."""
     pieces = name.split("/")
     return ["/".join(pieces[start:]) for start in range(len(leading) + 1)]

@@ -1,5 +1,5 @@
-"""Rows of a folder's store for each split: the parts that its layout has, and those that are carved
-where it lacks them, with near-duplicates on one side."""
+"""Rows of a folder's store for each split: parts that the layout has, and carved splits that it
+lacks, without near-duplicates across splits."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from trainables.data_summary import Duplicates
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the store that make each split, (n,) int64 each."""
+    """Rows of the store in each split, (n,) int64 each."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     gallery: np.ndarray
     origins: dict[str, str]
-    """Split -> origin, for splits that are no part of the layout."""
+    """Split -> origin, for splits that do not come from the layout."""
     duplicates: Duplicates | None = None
 
 
@@ -31,8 +31,8 @@ def split_rows(
     carver: Carver,
     task: str,
 ) -> Rows:
-    """Splits images whose classes are the same everywhere; see `load_folder`."""
-    # unlabeled images cannot be queries where others have labels
+    """Split images whose classes are the same in all splits; see `load_folder`."""
+    # unlabeled images cannot be queries if other images have labels
     answerable = usable & (labels >= 0) if listing.classes else usable
     given = _given_parts(listing, usable, answerable)
     origins = dict(given.origins)
@@ -74,8 +74,8 @@ def split_classes(
     usable: np.ndarray,  # (N,) bool
     carver: Carver,
 ) -> Rows:
-    """Splits for few-shot learning: train, val and test have no class in common. Without a test
-    part the layout's val classes are the test classes."""
+    """Split for few-shot learning: train, val and test share no class. Without a test part, the
+    layout's val classes become the test classes."""
     given = _given_parts(listing, usable, usable)
     train, val, test = given.train, given.val, given.test
     origins = dict(given.origins)
@@ -102,7 +102,7 @@ def _given_parts(
     usable: np.ndarray,  # (N,) bool
     answerable: np.ndarray,  # (N,) bool: may be in val or test
 ) -> Rows:
-    """The parts that the layout has; without a test part its val part is the test."""
+    """The layout's parts; without a test part, its val part becomes test."""
     in_train = np.isin(listing.parts, ("", "train"))
     train = np.flatnonzero(usable & in_train)
     val = np.flatnonzero(answerable & (listing.parts == "val"))
@@ -114,12 +114,12 @@ def _given_parts(
 
 
 def _missing(val: np.ndarray, test: np.ndarray) -> int:
-    """Number of splits, of val and test, that have to be carved."""
+    """Number of splits, out of val and test, that must be carved."""
     return int(not len(val)) + int(not len(test))
 
 
 def _remaining_fraction(fraction: float, missing: int) -> float:
-    """Fraction for val of what is left once test, if it was missing too, has been carved."""
+    """Fraction for val of what remains after test, if it was missing too, has been carved."""
     return fraction / (1 - fraction * (missing - 1))
 
 
@@ -129,8 +129,8 @@ def _lend_new_classes(
     labels: np.ndarray,
     carver: Carver,
 ) -> tuple[np.ndarray, np.ndarray]:  # the remaining queries; rows lent to the gallery
-    """Lends half of the images of every class that the gallery lacks (few-shot layouts) to it:
-    otherwise no query of these classes could be answered."""
+    """Lend the gallery half of the images of every class that it lacks (few-shot layouts).
+    Otherwise no query of these classes could be answered."""
     new = ~np.isin(labels[queries], labels[gallery])
     lent, asked = carver.carve(queries[new], 0.5)
     remaining = np.sort(np.concatenate([queries[~new], asked]))
@@ -144,7 +144,7 @@ def _duplicates(
     test: np.ndarray,
     left_out: int,
 ) -> Duplicates | None:
-    """Counts the test images that are in train or val too, as given and as used."""
+    """Count the test images that are also in train or val, as given and as used."""
     before = np.concatenate([given.train, given.val])
     in_given = int(np.isin(groups[given.test], groups[before]).sum())
     in_used = int(np.isin(groups[test], groups[used]).sum())

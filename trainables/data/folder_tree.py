@@ -1,4 +1,4 @@
-"""The images of a folder by part: top folders that are splits, or splits inside class folders."""
+"""Images of a folder by part: top folders that are splits, or splits inside class folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,29 +18,29 @@ from trainables.data.split_names import (
 from trainables.errors import UserError
 
 _CONTAINERS = {"images", "image", "imgs", "img", "data", "jpg", "jpeg", "png", "jpegimages"}
-"""Folders that say no more than that there are images in them."""
+"""Folder names that only say that there are images inside."""
 _FORCE = "--layout folder-per-class"
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """The images of a folder, sorted into the parts that its folders name."""
+    """Images of a folder, sorted into the parts that its folders name."""
 
     entries: tuple[Entry, ...]
-    """Images inside the parts; all images where there are no parts. Without labels."""
+    """Images inside the parts, or all images if there are no parts; without labels."""
     inner: tuple[tuple[str, ...], ...]
-    """Folders and file name of each entry without the folders around everything and the part."""
+    """Folders and file name of each entry, without the enclosing folders and the part."""
     outside: tuple[str, ...] = ()
     """Images outside the parts, which are left out."""
     problem: str = ""
-    """The reason why it is unclear what the folders are, with the remedy; empty where it is
+    """The reason why the meaning of the folders is unclear, with the remedy; empty if it is
     clear."""
     part_folders: Mapping[str, str] = field(default_factory=dict)
     """Top folder -> part."""
 
     @cached_property
     def training_paths(self) -> list[tuple[str, ...]]:
-        """Inner paths of the training images, by which a layout is recognised."""
+        """Inner paths of the training images, from which the layout is recognised."""
         paths: list[tuple[str, ...]] = []
         for entry, path in zip(self.entries, self.inner, strict=True):
             if entry.part in ("", "train"):
@@ -50,18 +50,18 @@ class Tree:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts that top folders name."""
+    """Parts that top folders name."""
 
     of_folder: Mapping[str, str] = field(default_factory=dict)
-    """{"train_50": "train", ...}; empty where the top folders are no parts."""
+    """{"train_50": "train", ...}; empty if the top folders are not parts."""
     problem: str = ""
 
 
 def read_tree(root: Path, files: Sequence[str]) -> Tree:
-    """Sorts the images of a folder by part.
+    """Sort the images of a folder by part.
 
     Raises:
-        UserError: parts without a train folder, or two folders of one part.
+        UserError: there are parts but no train folder, or two folders of one part.
     """
     depth = _common_folders(files)
     paths = [tuple(file.split("/")[depth:]) for file in files]
@@ -101,9 +101,10 @@ def _by_part(files: Sequence[str], paths: Sequence[tuple[str, ...]], parts: _Par
 
 
 def _folders_around(paths: Sequence[tuple[str, ...]], parts: Mapping[str, str]) -> dict[str, int]:
-    """Part folder -> number of folders around all its images: 2 of seg_train/seg_train/<class>.
+    """Part folder -> number of folders that enclose all its images: 2 for
+    seg_train/seg_train/<class>.
 
-    A folder inside counts if it is the only one there and its name is no class: the name of a
+    An inner folder counts if it is the only one there and its name is not a class: the name of a
     split, or `images`.
     """
     around: dict[str, int] = {}
@@ -123,8 +124,8 @@ def _folders_around(paths: Sequence[tuple[str, ...]], parts: Mapping[str, str]) 
 
 
 def _without_containers(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The paths without the one folder in every top folder that says no more than that there are
-    images in it: <domain>/images/<class>/."""
+    """The paths without a second-level folder that only says that there are images inside, if it is
+    the same in all top folders: <domain>/images/<class>/."""
     seconds = {path[1] for path in paths if len(path) > 2}
     if len(seconds) != 1 or seconds.pop().lower() not in _CONTAINERS:
         return list(paths)
@@ -132,9 +133,9 @@ def _without_containers(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...
 
 
 def _common_folders(files: Sequence[str]) -> int:
-    """Number of folders that contain everything and are no part: root/images/*.jpg is as good as
-    root/*.jpg."""
-    # sorted, so these two differ the most
+    """Number of folders that enclose everything and are not parts: root/images/*.jpg is treated
+    like root/*.jpg."""
+    # the files are sorted, so these two differ the most
     first = files[0].split("/")[:-1]
     last = files[-1].split("/")[:-1]
     depth = 0
@@ -173,7 +174,7 @@ def _part_folders(root: Path, paths: Sequence[tuple[str, ...]]) -> _Parts:
 
 
 def _complete(parts: Mapping[str, str], tops: Sequence[str], loose: bool) -> bool:
-    """True where everything is in a part, or there is train and another part."""
+    """True if everything is in a part, or if there is train and another part."""
     found = set(parts.values())
     all_inside = len(parts) == len(tops) and not loose
     train_and_more = "train" in found and len(found) > 1
@@ -195,7 +196,7 @@ def _check_parts(root: Path, parts: Mapping[str, str]) -> None:
 
 
 def _about_folds(root: Path, tops: Sequence[str]) -> str:
-    """The refusal of folders such as fold0, fold1, ...; empty for others."""
+    """Error message for folders such as fold0, fold1, ...; empty for others."""
     if not are_pieces(tops):
         return ""
     lacking = "".join(f"; {text}" for text in tables_without_labels(root))
@@ -213,7 +214,7 @@ def _about_mixture(
     tops: Sequence[str],
     looks: Mapping[str, Look],
 ) -> str:
-    """The refusal of splits among other folders; empty where all can be classes."""
+    """Error message for splits among other folders; empty if all of them can be classes."""
     others = [name for name in tops if name not in looks]
     if not others:
         return ""  # loose images beside one folder: a flat folder
@@ -230,7 +231,7 @@ def _about_mixture(
 
 
 def _has_classes(paths: Sequence[tuple[str, ...]], top: str) -> bool:
-    """True where a top folder has at least two folders with images."""
+    """True if a top folder contains at least two folders with images."""
     return len({path[1] for path in paths if path[0] == top and len(path) > 2}) > 1
 
 
@@ -240,7 +241,7 @@ def _has_classes(paths: Sequence[tuple[str, ...]], top: str) -> bool:
 def _splits_inside_classes(
     root: Path, files: Sequence[str], paths: Sequence[tuple[str, ...]]
 ) -> Tree | None:
-    """The tree of <class>/train/*.jpg and <class>/test/*.jpg; None for other folders."""
+    """Tree of <class>/train/*.jpg and <class>/test/*.jpg; None for other folders."""
     tops = sorted({path[0] for path in paths})
     seconds = {path[1] for path in paths if len(path) > 2}
     if len(tops) < 2 or any(len(path) < 3 for path in paths):

@@ -1,4 +1,4 @@
-"""Folder by folder, the use that a layout makes of the images."""
+"""The use that a layout makes of the images, folder by folder."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ def folder_uses(
     entries: Sequence[Entry],
     outside: Sequence[str],  # images that are left out
     empty: Sequence[str],  # folders without files
-    untrained: Sequence[Entry] = (),  # left out too: images of classes that train lacks
+    untrained: Sequence[Entry] = (),  # also left out: images of classes that train lacks
 ) -> tuple[FolderUse, ...]:
-    """One line for each folder and use: the folder that all images of a part have in common."""
+    """One line per folder and use; the folder is the one that all images of the use share."""
     groups: dict[Became, list[str]] = {}
     labelled = any(entry.label is not None for entry in entries)
     for entry in entries:
@@ -44,7 +44,7 @@ def folder_uses(
 
 
 def _around(paths: Sequence[str]) -> str:
-    """The folder around all images; "*/train" where it is one in each of several folders."""
+    """The folder that contains all images; "*/train" for one of that name in several folders."""
     folders = {tuple(path.split("/")[:-1]) for path in paths}
     depth = min(len(folder) for folder in folders)
     columns = [{folder[level] for folder in folders} for level in range(depth)]
@@ -65,7 +65,7 @@ def _untrained(entries: Sequence[Entry]) -> list[FolderUse]:
 
 
 def _left_out(outside: Sequence[str]) -> list[FolderUse]:
-    """One line for each top folder that has images which are left out."""
+    """One line for each top folder with images that are left out."""
     tops: dict[str, int] = {}
     for path in outside:
         top = path.split("/")[0] if "/" in path else "."

@@ -1,5 +1,5 @@
-"""A folder in a recognised layout -> DataSet: decoded once into a store, and carved where the
-layout lacks a split."""
+"""Loads a folder with a recognised layout as a DataSet: decodes it once into a store, and carves
+splits that the layout lacks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from trainables.data.store_building import SKIPPED
 from trainables.data.summarize import folder_summary
 from trainables.errors import UserError
 
-_SHOWN = 20  # corrupt files named in the message; all are in the list file
+_SHOWN = 20  # corrupt files named in the message; the list file contains all
 
 
 def load_folder(
@@ -33,13 +33,12 @@ def load_folder(
     progress: bool = False,
     megapixels: int = MEGAPIXELS,
 ) -> DataSet:
-    """Loads the splits of a folder.
+    """Load the splits of a folder.
 
-    A test part is the test split; without one the layout's val part is. Splits that are still
-    missing are carved from train, stratified, with near-duplicates on one side. Of given parts, a
-    training image with a near-duplicate in val or test is left out, and one of val with a
-    near-duplicate in test. In partly labelled data only labelled images are validated and tested
-    on.
+    The test split is the layout's test part or, without one, its val part. Splits that are still
+    missing are carved from train, stratified, with near-duplicates in one split. In given parts,
+    training images with a near-duplicate in val or test are left out, and val images with one in
+    test. In partly labelled data, only labelled images are used for validation and test.
 
     Raises:
         UserError: corrupt files without skip_corrupt, or too few images for three splits.
@@ -99,7 +98,7 @@ def _source(listing: Listing, megapixels: int) -> Source:
 
 
 def folder_carver(listing: Listing, store: Store, rules: SplitRules) -> Carver:
-    """The rules for a folder's store, by their version."""
+    """Carver for a folder's store, by the version of the rules."""
     groups = groups_of(store) if rules.version == 1 else None
     return carver_of(rules, store.labels, listing.classes, store.contents, groups)
 
@@ -108,10 +107,10 @@ def source_clusters(
     listing: Listing,
     groups: np.ndarray,  # (N,) int64, near-duplicates
 ) -> np.ndarray:  # (N,) int64
-    """Number the images that come from one source, such as frames of one video.
+    """Number the images by source, such as frames of one video.
 
     A source is a folder inside the folder that all images of one part and class share. Images
-    directly in that folder belong together only with their near-duplicates.
+    directly in that shared folder belong together only with their near-duplicates.
     """
     folders = [file.split("/")[:-1] for file in listing.files]
     shared: dict[tuple[str, int], list[str]] = {}
@@ -130,7 +129,7 @@ def source_clusters(
 
 
 def _common_start(first: list[str], second: list[str]) -> list[str]:
-    """Folders that two paths begin with."""
+    """Folders with which both paths begin."""
     common: list[str] = []
     for name, other in zip(first, second, strict=False):
         if name != other:
@@ -140,7 +139,7 @@ def _common_start(first: list[str], second: list[str]) -> list[str]:
 
 
 def usable_rows(store: Store) -> np.ndarray:  # (N,) bool
-    """Marks the rows that could be decoded."""
+    """Mark the rows that could be decoded."""
     usable = np.ones(len(store.labels), bool)
     usable[store.skipped_rows] = False
     return usable
@@ -150,7 +149,7 @@ def usable_rows(store: Store) -> np.ndarray:  # (N,) bool
 
 
 def _without_images(listing: Listing, split: str, groups: np.ndarray) -> str:
-    """Say why a split has no images, and what to do."""
+    """Explain why a split has no images, with the remedy."""
     count = len(np.unique(groups))
     if 2 * count < len(groups):
         of_one = "1 group" if count == 1 else f"{count:,} groups"
@@ -168,10 +167,10 @@ def _without_images(listing: Listing, split: str, groups: np.ndarray) -> str:
 
 
 def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
-    """Refuses files that could not be decoded, unless they may be left out.
+    """Refuse files that could not be decoded, unless they may be left out.
 
     Raises:
-        UserError: some files are corrupt and `skip_corrupt` is off, or all are.
+        UserError: some files are corrupt and `skip_corrupt` is off, or all files are corrupt.
     """
     if not store.skipped:
         return
@@ -199,10 +198,10 @@ def check_size(
     task: str,
     groups: np.ndarray,  # (n,) of the images that can be used
 ) -> None:
-    """Checks that every split has an image and, for "classify", that train has every class.
+    """Check that every split has an image and, for "classify", that train has every class.
 
     Raises:
-        UserError: it names the empty split, or the classes.
+        UserError: a split is empty, or classes are missing.
     """
     for name, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
         if not len(chosen):

@@ -1,19 +1,19 @@
-"""Endings of image files: those that the installed Pillow reads by itself, in this process."""
+"""File extensions of images: those that the installed Pillow reads by itself, in this process."""
 
 from PIL import Image
 
 _NOT_PIXELS = {"BUFR", "GRIB", "HDF5", "IPTC"}
-"""Containers of which Pillow knows the head alone."""
+"""Containers of which Pillow can read only the header."""
 _NEEDS_A_PROGRAM = {"EPS", "MPEG", "WMF"}
-"""PostScript runs a program of its own (Ghostscript), Windows draws metafiles, films need a
-player."""
+"""Formats that need another program: Ghostscript for PostScript, Windows for metafiles, a player
+for films."""
 _ALWAYS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def _endings() -> tuple[str, ...]:
-    """The usual endings first, the others in alphabetical order."""
-    # Pillow tries formats in the order in which they were loaded: a JPEG is to be tried as one
-    # before twenty others.
+    """The usual extensions first, then the others in alphabetical order."""
+    # Pillow tries formats in the order in which they were loaded, and a JPEG should be tried as one
+    # before twenty other formats.
     Image.preinit()
     Image.init()
     readable = set(Image.OPEN) - _NOT_PIXELS - _NEEDS_A_PROGRAM
@@ -23,10 +23,10 @@ def _endings() -> tuple[str, ...]:
 
 
 EXTENSIONS: tuple[str, ...] = _endings()
-"""Endings of images, in lower case and with their dot."""
+"""File extensions of images, in lower case, with the dot."""
 
 USUAL_ENDINGS = " ".join(_ALWAYS)
-"""The usual ones, for messages."""
+"""The usual extensions, for messages."""
 
 PICTURES_UNREAD = frozenset(
     [
@@ -54,16 +54,17 @@ PICTURES_UNREAD = frozenset(
         ".exr",
     ]
 ) - frozenset(EXTENSIONS)
-"""Endings of pictures that cannot be read here: a class that has nothing else would vanish."""
+"""Extensions of pictures that cannot be read here; a class with only such files would vanish."""
 
 
 def is_image(name: str) -> bool:
-    """Tells an image by its ending; hidden files, such as the `._a.jpg` of macOS, are none."""
+    """True if the extension is an image's. Hidden files, such as `._a.jpg` of macOS, are no
+    images."""
     return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file name in lower case, ".jpg"; empty where there is none."""
+    """Extension of a file name in lower case, such as ".jpg"; empty if there is none."""
     stem, dot, ending = name.rpartition(".")
     if not stem or not dot:
         return ""

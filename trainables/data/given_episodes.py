@@ -1,5 +1,5 @@
-"""Evaluation episodes that a folder prescribes: a csv beside the label files, whose columns name
-support and query images by the `id` of val.csv or test.csv.
+"""Evaluation episodes that a folder gives: a csv beside the label files, with columns of support
+and query images, identified by the `id` in val.csv or test.csv.
 
     episode_id, class0_support0, class1_support0, ..., query0, query1, ...
 """
@@ -24,10 +24,10 @@ _Episode = tuple[np.ndarray, np.ndarray, np.ndarray]  # support (N, K), query (M
 
 
 def with_given_episodes(data: DataSet, listing: Listing | None) -> FewShotData:
-    """The data set with the episodes that its folder prescribes; they are part of its fingerprint.
+    """The data set with the episodes that its folder gives; they become part of its fingerprint.
 
     Raises:
-        UserError: a csv of episodes that cannot be used.
+        UserError: a csv of episodes cannot be used.
     """
     values: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(DataSet)}
     if listing is None:
@@ -58,12 +58,12 @@ def read_episodes(
     rows: Mapping[str, int],  # id of an image -> row of the store
     split: Split,
 ) -> Episodes:
-    """Reads the episodes of a csv. Classes are numbered in the order in which an episode's support
-    names them.
+    """Read the episodes of a csv. Classes are numbered in the order in which they first occur in an
+    episode's support.
 
     Raises:
-        UserError: an unknown id, an image in support and query, a class without support, or
-            episodes of different way or shot.
+        UserError: an id is unknown, an image is support and query, a class has no support, or
+            episodes differ in way or shot.
     """
     position_of_row = {int(row): position for position, row in enumerate(split.indices)}
     positions = {
@@ -119,7 +119,7 @@ def _read_line(
 def _positions_of_line(
     where: str, line: Mapping[str, str], positions: Mapping[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the support images and of the query images, in the order of the columns."""
+    """Positions of support and query images, in column order."""
     found: dict[str, list[int]] = {"support": [], "query": []}
     for column, value in line.items():
         kind = _kind_of_column(column)
@@ -143,7 +143,7 @@ def _kind_of_column(column: str | None) -> str | None:
 
 
 def _episode_tables(root: Path) -> dict[str, Path]:
-    """Part ("val", "test") -> csv with columns for support and query images, whose name begins with
+    """Part ("val", "test") -> csv with columns of support and query images, whose name begins with
     the part."""
     tables: dict[str, Path] = {}
     for path in sorted(root.glob("*.csv")):
@@ -160,14 +160,14 @@ def _episode_tables(root: Path) -> dict[str, Path]:
 
 
 def _rows_by_id(listing: Listing, part: str) -> dict[str, int]:
-    """Id of val.csv or test.csv -> row of the store."""
+    """Id in val.csv or test.csv -> row of the store."""
     path = listing.root / f"{part}.csv"
     if not path.exists():
         raise UserError(
             f"{listing.root} has episodes of {part} but no {part}.csv, "
             "which says what their ids are; add it"
         )
-    row_of_name: dict[str, int] = {}  # under every ending of its path
+    row_of_name: dict[str, int] = {}  # under every trailing part of its path
     for row in listing.rows(part):
         pieces = listing.files[row].split("/")
         for start in range(len(pieces)):
@@ -182,6 +182,6 @@ def _rows_by_id(listing: Listing, part: str) -> dict[str, int]:
 
 
 def _split_of(rows: Mapping[str, int], data: DataSet) -> str:
-    """The split that the rows belong to: a layout's val part may be the test split."""
+    """The split that contains the rows; a layout's val part may be the test split."""
     found = np.fromiter(rows.values(), np.int64)
     return "val" if np.isin(found, data.val.indices).any() else "test"

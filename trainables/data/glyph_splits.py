@@ -1,8 +1,8 @@
 """Splits of the set `glyphs`, whose images are distinct pairs of letter and face.
 
 Pre-training letters (Latin, Greek and others) train `ssl` and `pretrain`; held-out letters
-(Cyrillic, Armenian, Georgian) judge what was learned. `ssl` and `classify` split the held-out
-letters alike, so no search sees a test image before its end.
+(Cyrillic, Armenian, Georgian) evaluate them. `ssl` and `classify` split the held-out letters in the
+same way, so no search sees a test image before its end.
 """
 
 import numpy as np
@@ -16,16 +16,16 @@ from trainables.data_summary import DataSummary
 HELD_OUT_TEST = 0.55
 """Fraction of each held-out letter's faces for test: over 1,500 pairs."""
 HELD_OUT_VAL = 0.15
-"""The same for val."""
+"""Fraction of each held-out letter's faces for val."""
 PRETRAIN_CARVED = 0.125
-"""Fraction of each pre-training letter's faces for val, and again for test, where letters are
-classes."""
+"""Fraction of each pre-training letter's faces for val, and again for test, if these letters are
+the classes."""
 
 _NEW_ALPHABETS = "letters of Cyrillic, Armenian and Georgian, which no pre-training trains on"
 
 
 class Letters:
-    """The set `glyphs` with its splits for each task. All masks below are (N,) bool over rows."""
+    """The set `glyphs` with its splits for each task. All masks here are (N,) bool over rows."""
 
     def __init__(self, store: Store, key: str, rules: SplitRules):
         self.store = store
@@ -43,14 +43,14 @@ class Letters:
 
         "ssl": train has the pre-training letters; gallery, val and test have the held-out letters.
 
-        "classify": the classes are the held-out letters, split as for "ssl": train has its gallery.
+        "classify": the classes are the held-out letters, split as for "ssl"; train is its gallery.
 
-        "pretrain": the classes are the pre-training letters; of each, val and test get
-        `PRETRAIN_CARVED` in faces drawn for that letter by seed, so that train still has every
-        face, as self-supervised training does.
+        "pretrain": the classes are the pre-training letters. Val and test each get
+        `PRETRAIN_CARVED` of every letter, in faces drawn for that letter by seed, so train still
+        has every face, as in self-supervised training.
 
-        "fewshot": train has the pre-training letters, val one half of the held-out letters and test
-        the other, in all faces.
+        "fewshot": train has the pre-training letters; val and test each have half of the held-out
+        letters, in all faces.
         """
         if task == "classify":
             return self.classify()
@@ -61,7 +61,7 @@ class Letters:
         return self.ssl()
 
     def ssl(self) -> DataSet:
-        """Pre-training letters to train on, held-out letters to judge by."""
+        """Train on pre-training letters, evaluate on held-out letters."""
         gallery, val, test = self._held_out_rows()
         return self._data_set(
             self.plan.classes,
@@ -74,7 +74,7 @@ class Letters:
         )
 
     def classify(self) -> DataSet:
-        """Held-out letters, each in other faces in train, val and test."""
+        """Held-out letters, each with different faces in train, val and test."""
         train_rows, val, test = self._held_out_rows()
         train = Split(self.store.images, self.letter, train_rows)
         return self._data_set(
@@ -87,7 +87,7 @@ class Letters:
         )
 
     def pretrain(self) -> DataSet:
-        """Pre-training letters, each in other faces in train, val and test."""
+        """Pre-training letters, each with different faces in train, val and test."""
         labels = self.letter - self.plan.held_out
         rows = np.flatnonzero(~self.held_out)
         rest, test = self.carver.carve(rows, PRETRAIN_CARVED)
@@ -106,7 +106,7 @@ class Letters:
         )
 
     def fewshot(self) -> DataSet:
-        """Pre-training letters in train, each half of the held-out ones in val and test."""
+        """Pre-training letters in train, half of the held-out letters each in val and test."""
         note = (
             "every letter is drawn in 8 to 16 faces, of which support and query are any; "
             "letters of train, val and test are others"
@@ -121,7 +121,7 @@ class Letters:
         )
 
     def _held_out_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of train (all drawings of its pairs), and of val and test (one of each pair)."""
+        """Rows of train (all drawings of its pairs), val and test (one drawing per pair)."""
         pairs = np.flatnonzero(self.held_out & self.is_first)
         rest, test = self.carver.carve(pairs, HELD_OUT_TEST)
         _, val = self.carver.carve(rest, HELD_OUT_VAL / (1 - HELD_OUT_TEST))

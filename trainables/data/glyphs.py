@@ -2,9 +2,9 @@
 seeded rotation, scale and shift.
 
 Pre-training letters (Latin, Greek and others) are unlabeled images; held-out letters (Cyrillic,
-Armenian, Georgian) measure what was learned. Held-out letters that look like a pre-training letter,
-or like another held-out letter, are removed. `glyph_splits.py` says which drawings train and which
-judge.
+Armenian, Georgian) evaluate what was learned. Held-out letters that look like a pre-training
+letter, or like another held-out letter, are removed. `glyph_splits.py` decides which drawings are
+for training and which for evaluation.
 """
 
 import unicodedata
@@ -43,8 +43,8 @@ SCALE = (0.85, 1.15)
 SHIFT = 0.07
 """Largest shift either way, as a share of the image's side."""
 HOMOGLYPH = 0.97
-"""Letters whose clean, size-normalised drawings have at least this cosine similarity, in one of
-`COMPARED`, count as the same shape."""
+"""Letters count as the same shape if their clean, size-normalised drawings in one of the faces
+`COMPARED` have at least this cosine similarity."""
 COMPARED = ("DejaVuSans", "DejaVuSerif")
 QUERY_DRAWINGS = 3
 """Number of drawings of each held-out letter in each query face."""
@@ -53,14 +53,14 @@ _EM = 0.9  # natural size of a face, as a share of the image's side
 _MARGIN = 0.95  # largest drawing, as a share of the image's side
 _OVERSAMPLE = 3
 _SHAPE = 32  # side of the drawings that are compared, pixels
-_SHAPE_EM = 64  # em at which they are drawn, pixels
+_SHAPE_EM = 64  # em size at which they are drawn, pixels
 _LETTERS = ("Lu", "Ll", "Lt", "Lo")  # Unicode categories; modifier letters are left out
-_RENDERING = 2  # raise it when the code draws otherwise than before
+_RENDERING = 2  # increase when a code change alters drawings
 
 
 @dataclass(frozen=True)
 class GlyphPlan:
-    """Every drawing of the set, in the order of the store's rows."""
+    """All drawings of the set, in the order of the store's rows."""
 
     classes: tuple[str, ...]
     """Held-out letters first (labels 0 to `held_out` - 1), then the pre-training letters."""
@@ -73,7 +73,7 @@ class GlyphPlan:
     drawing: tuple[int, ...]
     """Number of each row among the drawings of its letter and face."""
     test_letters: tuple[int, ...]
-    """Labels of the held-out letters that belong to test; the others belong to val."""
+    """Labels of the held-out letters that are in test; the others are in val."""
     homoglyphs: str
     """Held-out letters that were removed."""
 
@@ -89,7 +89,7 @@ class GlyphPlan:
 
 
 def fingerprint(seed: int) -> str:
-    """Hash of the fonts and of every constant that shapes a drawing."""
+    """Hash of the fonts and of every constant that affects drawings."""
     fonts = [_path(face).read_bytes() for face in FACES]
     constants = (
         seed,
@@ -135,7 +135,7 @@ def source(seed: int) -> Source:
 
 
 def content(letter: str, face: str) -> bytes:
-    """The 32 bytes by which a drawing is known: its letter and its face, whatever its jitter. So
+    """The 32 bytes that identify a drawing, from its letter and face without the jitter. So all
     drawings of one letter and face are one picture, under any seed."""
     return sha256(f"glyph {face} {letter}".encode())
 
@@ -149,10 +149,10 @@ def draw(
     size: int,  # S, pixels
     rng: np.random.Generator,
 ) -> np.ndarray:  # (S, S) uint8, white on black
-    """One jittered drawing, made at three times the size and reduced by antialiased bicubic.
+    """Draw one jittered letter, at three times the size, reduced by an antialiased bicubic filter.
 
-    The ink is centred before the shift, and shifted only as far as it stays inside; wide letters
-    are drawn smaller rather than cut.
+    The ink is centred, then shifted only as far as it stays inside. Wide letters are scaled down
+    rather than cut.
     """
     side = size * _OVERSAMPLE
     angle = rng.uniform(-ROTATION, ROTATION)
@@ -175,7 +175,7 @@ def draw(
 
 
 def _corner(side: int, length: int, shift: float) -> int:
-    """Begin of a drawing of `length` pixels that is centred, shifted, and kept inside."""
+    """Start of a drawing of `length` pixels that is centred, shifted and kept inside."""
     wanted = round((side - length) / 2 + shift)
     return min(max(0, wanted), side - length)
 
@@ -200,7 +200,7 @@ def _font(face: str, em: int) -> ImageFont.FreeTypeFont:
 
 
 def _path(face: str) -> Path:
-    import matplotlib  # which only this set needs
+    import matplotlib  # imported here: only this data set needs it
 
     data = Path(matplotlib.get_data_path())
     return data / "fonts" / "ttf" / f"{face}.ttf"
@@ -210,7 +210,7 @@ def _path(face: str) -> Path:
 
 
 def make_plan(seed: int) -> GlyphPlan:
-    """Chooses letters and faces; deterministic in (fonts, seed)."""
+    """Choose letters and faces, as a deterministic function of (fonts, seed)."""
     covered = {face: _letters(face) for face in FACES}
     in_sans_and_serif = [covered[face] for face in (*SANS, *SERIF)]
     common = sorted(set.intersection(*in_sans_and_serif))
@@ -250,7 +250,7 @@ def without_homoglyphs(
     letters: Sequence[str],
     known: Sequence[str],
 ) -> tuple[list[str], list[str]]:  # (kept, removed)
-    """Removes letters that look like one of `known` or like an earlier kept letter (see
+    """Remove letters that look like one of `known` or like an earlier kept letter (see
     `HOMOGLYPH`)."""
     pool = [*known, *letters]
     similar = np.zeros((len(letters), len(pool)))  # largest cosine over the faces
@@ -273,15 +273,15 @@ def without_homoglyphs(
 
 
 def base_letter(letter: str) -> str:
-    """The name that cases and accented forms of one letter share: "CYRILLIC LETTER I" for 'Й' and
-    for 'и'."""
+    """Name shared by upper and lower case and accented forms of a letter: "CYRILLIC LETTER I" for
+    'Й' and 'и'."""
     base = unicodedata.normalize("NFD", letter)[0].lower()
     name = unicodedata.name(base, base)
     return name.split(" WITH ")[0].replace(" CAPITAL", "").replace(" SMALL", "")
 
 
 def _test_letters(held_out: Sequence[str], seed: int) -> tuple[int, ...]:
-    """Labels of about half of the held-out letters, by base letter."""
+    """Labels of about half of the held-out letters; forms of one base letter stay together."""
     bases = [base_letter(letter) for letter in held_out]
     rng = np.random.default_rng([seed, 1])
     shuffled = rng.permutation(sorted(set(bases))).tolist()
@@ -297,7 +297,7 @@ def _is_held_out(letter: str) -> bool:
 
 
 def _letters(face: str) -> set[str]:
-    """Letters in the face's character map: others would be drawn as a box."""
+    """Letters in the face's character map; others would be drawn as a box."""
     with TTFont(_path(face), lazy=True) as font:
         characters = [chr(code) for code in font.getBestCmap()]
     return {letter for letter in characters if unicodedata.category(letter) in _LETTERS}
@@ -308,7 +308,7 @@ def _has_ink(letter: str) -> bool:
 
 
 def _shape(letter: str, face: str) -> np.ndarray:  # (1024,) float32, unit length
-    """Clean drawing, its ink fitted into 32 x 32 pixels with the aspect kept."""
+    """Clean drawing with its ink fitted into 32 x 32 pixels, at its aspect ratio."""
     ink = _ink(letter, face, _SHAPE_EM)
     scale = _SHAPE / max(ink.size)
     width = max(1, round(ink.width * scale))

@@ -1,4 +1,4 @@
-"""Images that belong together: no split separates them."""
+"""Groups of images that belong together, which no split separates."""
 
 import re
 from dataclasses import replace
@@ -11,14 +11,15 @@ from trainables.data.components import Components
 from trainables.data.contents import Contents
 
 Grouping = Literal["near", "none", "folder", "prefix"]
-"""near: near-duplicates. none: equal files alone. folder: images of one folder. prefix: images of
-one folder whose names are equal up to the last number, as `clip3_0001.png` and `clip3_0002.png`."""
+"""near: near-duplicates. none: only identical files. folder: images of one folder. prefix: images
+of one folder whose names are equal up to the last number, such as `clip3_0001.png` and
+`clip3_0002.png`."""
 
 _LAST_NUMBER = re.compile(r"\d+\D*$")
 
 
 def grouped(contents: Contents, files: tuple[str, ...], by: Grouping) -> Contents:
-    """The same contents with groups of another kind. Equal files are in one group always.
+    """The same contents with another kind of groups. Identical files always share a group.
 
     Args:
         files: path of each row, relative to the data folder.
@@ -40,7 +41,7 @@ def _join_equal(
     components: Components,
     keys: np.ndarray,  # (N,)
 ) -> None:
-    """Join the rows of equal keys."""
+    """Join rows with equal keys."""
     _, first, key_of = np.unique(keys, return_index=True, return_inverse=True)
     components.add_edges(np.arange(len(keys)), first[key_of])
 
@@ -51,6 +52,6 @@ def _folder(file: str) -> str:
 
 
 def _prefix(file: str) -> str:
-    """The folder and the name of a file, up to its last number."""
+    """Folder and name of a file, up to the last number."""
     path = PurePosixPath(file)
     return f"{path.parent}/{_LAST_NUMBER.sub('', path.stem)}"

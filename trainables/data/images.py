@@ -1,5 +1,5 @@
-"""One image file -> one uint8 array, by one rule: upright, RGB, largest centred square, antialiased
-bicubic to S x S."""
+"""Read an image file as a uint8 array, always in the same way: upright, RGB, largest centred
+square, antialiased bicubic to S x S."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -33,31 +33,32 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, opened."""
+    """One opened image."""
 
     content: bytes
-    """SHA-256 of its content, 32 bytes: of the file, or of its pixels where there is no file."""
+    """SHA-256 of the file, 32 bytes; of the pixels if there is no file."""
     at: Callable[[int], np.ndarray]
     """S -> (3, S, S) uint8."""
     width: int = 0
-    """Pixels of the upright image; 0 where there is no file."""
+    """Width of the upright image, in pixels; 0 if there is no file."""
     height: int = 0
     mode: str = ""
-    """Pillow's colour mode of the file, such as "RGB" or "I;16"; empty where there is no file."""
+    """Pillow's colour mode of the file, such as "RGB" or "I;16"; empty if there is no file."""
     levels: tuple[float, float] | None = None
-    """Lowest and highest value of an image of more than 8 bits a channel; None for others."""
+    """Lowest and highest value of an image with more than 8 bits per channel; None for others."""
     reduced: Callable[[int], np.ndarray] | None = None
-    """S -> (3, S, S) uint8, nearly as `at`, at a third of its cost; None where there is no file."""
+    """S -> (3, S, S) uint8, almost the same as `at` at a third of its cost; None if there is no
+    file."""
 
 
 def open_picture(path: Path, megapixels: int = MEGAPIXELS, levels: Levels | None = None) -> Picture:
-    """Reads a file and decodes it.
+    """Read and decode a file.
 
     Args:
         megapixels: largest image, in millions of pixels.
-        levels: the range of the data set, for images of more than 8 bits a channel.
+        levels: range of the data set, for images with more than 8 bits per channel.
     Raises:
-        CorruptImage: as `read_rgb`.
+        CorruptImage: as in `read_rgb`.
     """
     content = _read(path)
     decoded = _decoded(content, megapixels, levels)
@@ -74,7 +75,7 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS, levels: Levels | None
 
 
 def sha256(content: bytes) -> bytes:
-    """The 32 bytes by which an image is known."""
+    """The 32 bytes that identify an image."""
     return hashlib.sha256(content).digest()
 
 
@@ -82,37 +83,38 @@ def decode(
     path: Path,
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """Reads a file (`read_rgb`) and resizes its largest centred square (`square`).
+    """Read a file (`read_rgb`) and resize its largest centred square (`square`).
 
-    Cropping before resizing equals "shorter side to S, then centre crop" without its rounding of
-    the longer side.
+    Cropping before resizing equals "shorter side to S, then centre crop", but without rounding the
+    longer side.
 
     Raises:
-        CorruptImage: as `read_rgb`.
+        CorruptImage: as in `read_rgb`.
     """
     return square(read_rgb(path), size)
 
 
 def read_rgb(path: Path, megapixels: int = MEGAPIXELS, levels: Levels | None = None) -> Image.Image:
-    """Reads an image in any colour mode (of an animation the first frame), upright, as RGB.
+    """Read an image in any colour mode (the first frame of an animation), upright, as RGB.
 
-    EXIF orientation is applied, transparency is laid over white, CMYK becomes RGB, gray is repeated
-    over the channels. Values of more than 8 bits are scaled from `levels`, the range of the data
-    set; without it from 16 bits, and floating-point numbers from their own range.
+    EXIF orientation is applied, transparency is composed over white, CMYK becomes RGB, and gray is
+    repeated over the channels. Values of more than 8 bits are scaled from `levels`, the range of
+    the data set. Without it, integers are scaled from 16 bits and floating-point values from their
+    own range.
 
     Raises:
-        CorruptImage: zero bytes, not an image, truncated, more than `megapixels` millions of
-            pixels, or no finite value.
+        CorruptImage: the file has zero bytes, is not an image, is truncated, has more than
+            `megapixels` million pixels, or has no finite value.
     """
     return _decoded(_read(path), megapixels, levels).image
 
 
 @contextmanager
 def open_image(path: Path, megapixels: int = MEGAPIXELS) -> Iterator[Image.Image]:
-    """Opens and loads a file as it is: its own mode, not turned.
+    """Open and load a file as it is: in its own mode, not rotated.
 
     Raises:
-        CorruptImage: as `read_rgb`.
+        CorruptImage: as in `read_rgb`.
     """
     with opened(_read(path), megapixels) as image:
         yield image
@@ -130,7 +132,7 @@ def _read(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A file's pixels, and how it held them."""
+    """A file's pixels, and the format in which it stores them."""
 
     image: Image.Image  # RGB, upright
     mode: str
@@ -141,7 +143,7 @@ def _decoded(content: bytes, megapixels: int, levels: Levels | None) -> _Decoded
     with opened(content, megapixels) as image:
         found = None
         mode = image.mode
-        ImageOps.exif_transpose(image, in_place=True)  # most are upright: no copy
+        ImageOps.exif_transpose(image, in_place=True)  # avoids a copy: most images are upright
         if mode == FLOATING or mode.startswith("I"):
             values = np.asarray(image)
             found = range_of(values)
@@ -155,7 +157,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _own_levels(mode: str, found: tuple[float, float]) -> Levels:
-    """The range of an image whose data set is not known."""
+    """Range of an image whose data set is unknown."""
     return Levels(*found) if mode == FLOATING else SIXTEEN_BITS
 
 
@@ -171,7 +173,7 @@ def square(
     image: Image.Image,  # RGB or L
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """Resizes the largest centred square of `image` to S x S by Pillow's antialiased bicubic
+    """Resize the largest centred square of `image` to S x S with Pillow's antialiased bicubic
     filter."""
     box = centred_square(image.width, image.height)
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
@@ -182,7 +184,7 @@ def reduced_square(
     image: Image.Image,  # RGB or L
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """Resizes the same square in two steps: means of whole pixels down to at least twice the size,
+    """Resize the same square in two steps: means of whole pixels down to at least twice the size,
     then Pillow's antialiased bilinear filter."""
     box = centred_square(image.width, image.height)
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
@@ -197,13 +199,13 @@ def _channels_first(image: Image.Image) -> np.ndarray:  # (3, S, S) uint8
 
 
 def whole_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height of a whole image whose shorter side becomes `size` pixels."""
+    """Width and height of a whole image whose shorter side is resized to `size` pixels."""
     shorter = min(width, height)
     return round(width * size / shorter), round(height * size / shorter)
 
 
 def centred_square(width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the largest centred square, in pixels; halves are possible."""
+    """Left, top, right and bottom of the largest centred square, in pixels, possibly halves."""
     side = min(width, height)
     left = (width - side) / 2
     top = (height - side) / 2

@@ -1,4 +1,4 @@
-"""Layouts whose labels stand in a label file."""
+"""Layouts with labels in a label file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ class CsvLayout:
 
 
 class OtherCsv:
-    """Label files under other names: train_labels.csv with test.tsv, or one for all images."""
+    """Label files with other names: train_labels.csv with test.tsv, or one file for all images."""
 
     name = "label file"
     expects = "train_labels.csv, or one csv of all images (filename, label)"
@@ -57,7 +57,7 @@ def _read(folder: Folder, tables: Mapping[str, Path]) -> Contents:
 
 
 def _described(tables: Mapping[str, Path]) -> str:
-    """Names of the label files, and the columns where they are unusual."""
+    """Names of the label files, with their columns if these are unusual."""
     texts: list[str] = []
     for path in tables.values():
         columns = columns_of(path)

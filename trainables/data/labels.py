@@ -1,4 +1,4 @@
-"""The labels of a folder: one spelling for each class, one order, and what a task needs of them."""
+"""The labels of a folder: one spelling per class, their order, and the labels that a task needs."""
 
 import re
 import unicodedata
@@ -10,13 +10,13 @@ from trainables.data.listing import HIDDEN, Entry, shortened
 from trainables.errors import UserError
 
 _TRAIN = ("", "train")
-_TWINS = 3  # groups of labels that a warning names
+_TWINS = 3  # most groups of labels that a warning names
 _SEPARATORS = re.compile(r"[\s,;|]+")  # between several labels in one cell
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Labels in the order of their numbers, then of their letters: 2, 10, a; 1, 01, 001 as they are
-    spelled."""
+    """Sort labels by number, then by letters: 2, 10, a. Equal numbers (1, 01, 001) are sorted by
+    spelling."""
     return sorted(names, key=lambda name: (_natural(name), name))
 
 
@@ -30,15 +30,15 @@ def _natural(label: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def equal_as_numbers(names: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that are one number, such as 1 and 01."""
+    """Groups of labels that are the same number, such as 1 and 01."""
     return _groups(names, _natural)
 
 
 def one_spelling(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The entries with one label for each class, and notes on what was joined.
+    """Return the entries with one label per class, and notes about labels that were merged.
 
-    macOS writes an accent as a character of its own (NFD), Linux and Windows do not (NFC). Both
-    look the same, so labels that differ in this alone are one class; it is written as NFC.
+    macOS stores accents as separate characters (NFD), Linux and Windows do not (NFC). Both look the
+    same, so labels that differ only in this are one class, written as NFC.
     """
     names = {entry.label for entry in entries if entry.label is not None}
     twins = _groups(names, lambda name: unicodedata.normalize("NFC", name))
@@ -59,7 +59,7 @@ def one_spelling(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 
 
 def doubtful_labels(names: Iterable[str]) -> list[str]:
-    """Warnings of labels that look like one class but are several."""
+    """Warnings about labels that look like one class but are several."""
     known = list(names)
     warnings = [
         *_about_twins(equal_as_numbers(known), "are equal as numbers"),
@@ -78,8 +78,8 @@ def doubtful_labels(names: Iterable[str]) -> list[str]:
 
 
 def _about_twins(groups: Sequence[Sequence[str]], alike: str) -> list[str]:
-    """The warning of labels that could be one class; of many, such as all letters in both cases,
-    the first are named."""
+    """Warning about labels that could be one class. Only the first groups are named, because there
+    may be many, such as all letters in both cases."""
     if not groups:
         return []
     named = [", ".join(map(repr, group)) for group in groups]
@@ -92,7 +92,7 @@ def _about_twins(groups: Sequence[Sequence[str]], alike: str) -> list[str]:
 
 
 def _combinations(names: Sequence[str]) -> list[str]:
-    """Labels that consist of other labels: "cat|dog" beside "cat" and "dog"."""
+    """Labels that are made up of other labels: "cat|dog" besides "cat" and "dog"."""
     known = set(names)
     found: list[str] = []
     for name in names:
@@ -103,18 +103,18 @@ def _combinations(names: Sequence[str]) -> list[str]:
 
 
 def _groups(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
-    """Names that have a key in common, sorted; those that are alone are left out."""
+    """Sorted groups of names with equal keys; names alone in their group are left out."""
     by_key: dict[Hashable, list[str]] = {}
     for name in sorted(names):
         by_key.setdefault(key(name), []).append(name)
     return [group for group in by_key.values() if len(group) > 1]
 
 
-# ---------------------------------------------------------------- needs of a task
+# ---------------------------------------------------------------- labels that a task needs
 
 
 def of_new_classes(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries of val and test whose class train lacks, in a set for few-shot learning."""
+    """Entries of val and test with classes that train lacks, as in a few-shot set."""
     trained = {entry.label for entry in entries if entry.part in _TRAIN}
     found: list[Entry] = []
     for entry in entries:
@@ -125,7 +125,7 @@ def of_new_classes(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def about_new_classes(new: Sequence[Entry], kept: Sequence[Entry]) -> list[str]:
-    """Warnings that the images of `of_new_classes` are left out."""
+    """Warnings that the entries of `of_new_classes` are left out."""
     parts_left = {entry.part for entry in kept}
     warnings: list[str] = []
     for part in ("val", "test"):
@@ -151,14 +151,14 @@ def check_labels(
     task: str,
     remedy: str,
 ) -> None:
-    """Checks that the labels are those that `task` needs; a hidden test set needs none.
+    """Check that a folder has the labels that `task` needs; a hidden test set needs none.
 
     Args:
-        remedy: end of the refusal of a folder without any label.
+        remedy: end of the error message for a folder without any labels.
 
     Raises:
-        UserError: images without label, classes that train lacks ("classify", "pretrain") or has
-            too ("fewshot").
+        UserError: images have no label; or val or test has classes that train lacks ("classify",
+            "pretrain"), or that train has too ("fewshot").
     """
     answered = [entry for entry in entries if entry.part != HIDDEN]
     unlabeled = [entry.path for entry in answered if entry.label is None]
@@ -191,8 +191,8 @@ def _check_trained_classes(root: Path, entries: Sequence[Entry]) -> None:
 
 
 def _twin(name: str, others: Iterable[str]) -> str:
-    """Another label that may be the same class: equal as a number, or but for capitals and spaces;
-    empty where there is none."""
+    """Another label that may be the same class: the same number, or equal but for capitals and
+    spaces. Empty if there is none."""
     plain = name.strip().casefold()
     for other in sorted(others):
         if other.strip().casefold() == plain or _natural(other) == _natural(name):

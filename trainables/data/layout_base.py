@@ -1,5 +1,5 @@
-"""The parts of every layout of labelled and unlabeled images: a folder to look at, the answer of
-`matches`, and what `read` gives."""
+"""Interface of all layouts of labelled and unlabeled images: the folder that they read, and the
+results of `matches` and `read`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ from trainables.data.listing import Entry
 from trainables.errors import UserError
 
 AUTO = "auto"
-"""Value of `data.layout` that tries all layouts in turn."""
+"""Value of `data.layout` that tries all layouts in order."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Answer of `matches`; true where the folder has the layout."""
+    """Result of `matches`; true if the folder has the layout."""
 
     why_not: str = ""
-    """The thing that the folder lacks, in a few words; empty for a match."""
+    """Reason why the layout does not match, in a few words; empty for a match."""
     why: str = ""
-    """The thing by which the layout was recognised, in a few words."""
+    """Reason why the layout was recognised, in a few words."""
 
     def __bool__(self) -> bool:
         return not self.why_not
@@ -39,21 +39,21 @@ class Contents:
     warnings: Sequence[str] = ()
     """Facts that make results doubtful, one sentence each."""
     hidden: Sequence[str] = ()
-    """Paths of the images of a test set without labels, in the order of its label file."""
+    """Image paths of a test set without labels, in the order of its label file."""
     outside: Sequence[str] = ()
-    """Paths of the images that are left out: they are in no folder that the layout uses."""
+    """Paths of images that are left out because they are in no folder that the layout uses."""
     tables: Mapping[str, Path] = field(default_factory=dict)
-    """Part -> label file that was read; "" for one of all parts."""
+    """Part -> label file that was read; "" for one that covers all parts."""
 
 
 class Folder:
-    """A folder that may have any of the layouts.
+    """A folder whose layout is to be recognised.
 
     Args:
         files: all images, relative to `root` and sorted; at least one.
-        task: the task that the images are for, "ssl", "classify", "pretrain" or "fewshot".
+        task: "ssl", "classify", "pretrain" or "fewshot".
         domain: value of `data.domain`; "" for none.
-        forced: the layout is one that the user has named.
+        forced: True if the user has named the layout.
     """
 
     def __init__(
@@ -67,37 +67,37 @@ class Folder:
 
     @property
     def need_labels(self) -> bool:
-        """Refuse images that no label file lists, instead of training on them unlabeled."""
+        """True if images without a line in a label file are refused, instead of used unlabeled."""
         return self.task != "ssl"
 
     @cached_property
     def tables(self) -> dict[str, Path]:
-        """Part -> label file; empty where there are none."""
+        """Part -> label file; empty if there are none."""
         return label_tables(self.root)
 
     @cached_property
     def tree(self) -> Tree:
-        """The images by part.
+        """Images by part.
 
         Raises:
-            UserError: parts without a train folder, or two folders of one part.
+            UserError: there are parts but no train folder, or two folders of one part.
         """
         return read_tree(self.root, self.files)
 
 
 class Layout(Protocol):
-    """One way in which people arrange images and labels."""
+    """One way to arrange images and labels in a folder."""
 
     name: str
-    """Name in notes and messages, and of `--layout`."""
+    """Name in notes and messages, and for `--layout`."""
     expects: str
     """Contents of such a folder, for messages."""
 
     def matches(self, folder: Folder) -> Match:
-        """Tells if `folder` has this layout, and what it lacks otherwise."""
+        """Decide if `folder` has this layout, and if not, what it lacks."""
 
     def read(self, folder: Folder) -> Contents:
-        """Reads a folder that matches.
+        """Read a folder that matches.
 
         Raises:
             UserError: the folder contradicts itself, or a file in it cannot be read.
@@ -105,7 +105,7 @@ class Layout(Protocol):
 
 
 class Named(Protocol):
-    """A layout, of labelled images or of pairs."""
+    """A layout of labelled images or of image-mask pairs."""
 
     name: str
 
@@ -114,10 +114,10 @@ L = TypeVar("L", bound=Named)
 
 
 def chosen(layouts: Iterable[L], name: str) -> L:
-    """The layout that `--layout NAME` forces; "folder-per-class" is "folder per class".
+    """Return the layout that `--layout NAME` forces; "folder-per-class" is "folder per class".
 
     Raises:
-        UserError: no layout has this name; it lists the names.
+        UserError: no layout has this name; the message lists the valid names.
     """
     by_name = {layout.name: layout for layout in layouts}
     wanted = name.lower().replace("-", " ").replace("_", " ").strip()
@@ -129,11 +129,11 @@ def chosen(layouts: Iterable[L], name: str) -> L:
 
 
 def typed(name: str) -> str:
-    """The name of a layout as a shell takes it in one word: "folder-per-class"."""
+    """The name of a layout as one shell word: "folder-per-class"."""
     return name.replace(" ", "-")
 
 
 def tried(why_not: Mapping[str, str]) -> str:
-    """Layouts and what they lack, for a refusal: `tried: csv (no train.csv); flat (...)`."""
+    """Layouts and the reasons why they do not match: `tried: csv (no train.csv); flat (...)`."""
     tried = [f"{name} ({reason})" for name, reason in why_not.items()]
     return "tried: " + "; ".join(tried)

@@ -1,4 +1,4 @@
-"""Refusals of a folder of images whose layout was recognised, or that holds no image at all."""
+"""Checks that refuse a folder: without any image, or unusable in its recognised layout."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from trainables.errors import UserError
 
 
 def check_images(root: Path, scan: Scan, layouts: Sequence[Layout]) -> None:
-    """Refuses a folder without an image; it names the layouts that there are."""
+    """Refuse a folder without images; the message names the known layouts."""
     if scan.images:
         return
     known = "; ".join(f"{layout.name} ({layout.expects})" for layout in layouts)
@@ -27,10 +27,10 @@ def check_images(root: Path, scan: Scan, layouts: Sequence[Layout]) -> None:
 
 
 def remedy(folder: Folder, why_not: Mapping[str, str]) -> str:
-    """The end of a refusal of a folder without labels.
+    """The end of an error message for a folder without labels.
 
     Args:
-        why_not: layout -> what it lacks, of those tried before the one that matched.
+        why_not: layout -> what the folder lacks, for layouts tried before the one that matched.
     """
     if not why_not:
         return "fill in the column label"
@@ -40,7 +40,7 @@ def remedy(folder: Folder, why_not: Mapping[str, str]) -> str:
 
 
 def check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages | None) -> None:
-    """Refuses masks without labels for a task that needs labels."""
+    """Refuse masks without labels for a task that needs labels."""
     if masked is None or any(entry.label is not None for entry in entries):
         return
     raise UserError(
@@ -50,7 +50,7 @@ def check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages |
 
 
 def check_names_of_classes(folder: Folder, classes: Sequence[str]) -> None:
-    """Refuses a class that is called images, unless the layout is forced."""
+    """Refuse a class with a name such as "images", unless the layout is forced."""
     images = [name for name in classes if name.lower() in NO_CLASSES]
     if not images or folder.forced:
         return
@@ -63,7 +63,7 @@ def check_names_of_classes(folder: Folder, classes: Sequence[str]) -> None:
 
 
 def check_lost_classes(folder: Folder, scan: Scan) -> None:
-    """Refuses a class folder that holds nothing but pictures which cannot be read."""
+    """Refuse a class folder that contains only pictures which cannot be read."""
     if not scan.unread:
         return
     name, ending = min(scan.unread.items())

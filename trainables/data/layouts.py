@@ -1,18 +1,18 @@
-"""Folders of images without masks: their layout, and the part (train, val, test) and label of each
+"""Folders of images without masks: the layout, and the part (train, val, test) and label of each
 file. Nothing is decoded here.
 
-A single folder around everything is entered. The layouts are tried in this order:
+A single folder that contains everything is entered. Layouts are tried in this order:
 
     csv                train.csv [val.csv] [test.csv] with columns filename, label; images in
                        train/ val/ test/, in images/ or beside the csv
     nested classes     [train/ val/ test/] <alphabet>/<character01>/*.png
-    domains            <domain>/<class>/*.jpg, of which `data.domain` chooses
+    domains            <domain>/<class>/*.jpg, from which `data.domain` chooses
     folder per class   [train/ val/ test/] <class>/*.jpg
     label file         train_labels.csv, labels.csv, ... with columns of the usual names
     file-name prefix   [train_50/ val_50/ test_50/] <label>_<n>.png, for nearly all names
     flat folder        [train/ val/ test/] *.jpg without labels
 
-A new layout is one more class with `matches` and `read`, and one more entry of `LAYOUTS`.
+To add a layout, write a class with `matches` and `read`, and add it to `LAYOUTS`.
 """
 
 from collections.abc import Sequence
@@ -78,22 +78,22 @@ class Recognized:
     layout: Layout
     why: str
     why_not: dict[str, str]
-    """Layout -> what it lacks, of those tried before."""
+    """Layout -> what the folder lacks, for layouts tried before."""
 
 
 def read_layout(root: Path, task: str = "ssl", layout: str = AUTO, domain: str = "") -> Listing:
-    """Recognises the layout of `root` and checks its labels for `task`.
+    """Recognise the layout of `root` and check its labels for `task`.
 
-    "classify" needs a label for every image and every class in train; "pretrain" leaves classes out
-    that train lacks; "fewshot" needs labels too, and no class in two of train, val and test.
+    "classify" needs a label for every image, and every class in train. "pretrain" leaves out
+    classes that train lacks. "fewshot" needs labels too, and no class in two of train, val, test.
 
     Args:
-        layout: name of the layout that the folder has, or "auto".
-        domain: top folder of a tree <domain>/<class>/, several with commas, or "all".
+        layout: name of the folder's layout, or "auto".
+        domain: top folder of a tree <domain>/<class>/, several separated by commas, or "all".
 
     Raises:
-        UserError: no such folder, no images, an unknown layout or domain, folders that may be
-            splits or classes, a csv that cannot be used, files without labels or labels without
+        UserError: the folder does not exist or has no images; layout or domain is unknown; folders
+            may be splits or classes; a csv cannot be used; files lack labels, or labels lack
             files.
     """
     root = root.expanduser()
@@ -112,10 +112,10 @@ def read_layout(root: Path, task: str = "ssl", layout: str = AUTO, domain: str =
 
 
 def recognize(folder: Folder, name: str = AUTO) -> Recognized:
-    """The layout that is forced, or the first that matches.
+    """Return the forced layout, or the first that matches.
 
     Raises:
-        UserError: the folder lacks what the forced layout needs, or its folders may be splits or
+        UserError: the folder does not match the forced layout, or its folders may be splits or
             classes.
     """
     if name != AUTO:
@@ -139,7 +139,7 @@ def recognize(folder: Folder, name: str = AUTO) -> Recognized:
 
 
 def _check_clear(folder: Folder, layout: Layout) -> None:
-    """Refuses folders that may be splits or classes; label files say what is what."""
+    """Refuse folders that may be splits or classes, unless label files make it clear."""
     by_table = isinstance(layout, CsvLayout | OtherCsv)
     if not by_table and folder.tree.problem:
         raise UserError(folder.tree.problem)
@@ -178,7 +178,7 @@ def _listing(
     number[None] = -1
     fingerprint = fingerprint_of(root, entries)
     if equal_as_numbers(classes):
-        # stores of earlier versions number such labels in any order
+        # stores of earlier versions have such labels in arbitrary order
         fingerprint = digest("labels in order", fingerprint)
 
     if of_folders:
@@ -208,10 +208,10 @@ def _listing(
 
 
 def check_folder(root: Path) -> None:
-    """Refuses a path that is no folder.
+    """Refuse a path that is not a folder.
 
     Raises:
-        UserError: it does not exist, or is a file.
+        UserError: the path does not exist, or is a file.
     """
     if not root.exists():
         raise UserError(
@@ -223,17 +223,17 @@ def check_folder(root: Path) -> None:
 
 
 def _domain_folder(root: Path, domain: str) -> tuple[Path, str]:
-    """The folder of a single domain, or the root and the domains to take of it."""
+    """The folder of a single domain, or the root and the domains to use of it."""
     if not domain or domain == ALL_DOMAINS or "," in domain:
         return root, domain
     return chosen_folder(root, domain), ""
 
 
 def chosen_folder(root: Path, domain: str) -> Path:
-    """The folder of `root` that `data.domain` names.
+    """Return the folder inside `root` that `data.domain` names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     check_folder(root)
     inside = [path.name for path in folders_in(root)]
@@ -246,10 +246,10 @@ def chosen_folder(root: Path, domain: str) -> Path:
 
 
 def _folder_with_tables(root: Path) -> Path:
-    """The only folder inside that has a train.csv, where the root itself has no label files.
+    """The only folder inside the root, if it has a train.csv and the root has no label files.
 
     Raises:
-        UserError: several folders have one: each is a data set of its own.
+        UserError: several folders have a train.csv, so each is a data set of its own.
     """
     if label_tables(root):
         return root

@@ -1,8 +1,8 @@
-"""Images of more than 8 bits a channel: the range of values that becomes 0 to 255.
+"""Images with more than 8 bits per channel: the range of values that is mapped to 0 to 255.
 
-The range is one for the whole data set, so that images stay comparable. Of whole numbers it is that
-of 8, 10, 12, 14 or 16 bits, the fewest that hold the highest value in any image: 12-bit data in a
-16-bit file ends at 4,095. Of floating-point numbers, or where some are negative, it reaches from
+The whole data set has one range, so that images stay comparable. For integers it is the range of 8,
+10, 12, 14 or 16 bits, the fewest that cover the highest value in any image: 12-bit data in a 16-bit
+file ends at 4,095. For floating-point values, or if some values are negative, it is the range from
 the lowest to the highest value.
 """
 
@@ -24,8 +24,8 @@ class Levels:
     high: float
 
     def to_bytes(self, values: np.ndarray) -> np.ndarray:  # uint8, of the same shape
-        """The values as 0 to 255, linear and rounded; those outside of the range, and those that
-        are no number, become its ends."""
+        """Map values linearly to 0 to 255 and round them. Values outside the range are clipped, and
+        NaN becomes 0."""
         step = max(self.high - self.low, np.finfo(np.float64).tiny) / 255
         numbers = np.nan_to_num(values.astype(np.float64), nan=self.low)
         scaled = (np.clip(numbers, self.low, self.high) - self.low) / step
@@ -34,14 +34,14 @@ class Levels:
 
 
 SIXTEEN_BITS = Levels(0, 65535)
-"""Range of whole numbers in an image on its own."""
+"""Range of integer values in an image without a data set."""
 FLOATING = "F"
-"""Pillow's mode of an image of floating-point numbers."""
+"""Pillow's mode of floating-point images."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Values in one image of more than 8 bits a channel."""
+    """Values in one image with more than 8 bits per channel."""
 
     lowest: float
     highest: float
@@ -50,18 +50,18 @@ class Found:
 
 @dataclass(frozen=True)
 class DeepImages:
-    """The images of a data set that have more than 8 bits a channel."""
+    """Images of a data set that have more than 8 bits per channel."""
 
     images: int
     lowest: float
-    """The lowest of all values in them."""
+    """Lowest value in any of them."""
     highest: float
     floating: bool
-    """Some of them hold floating-point numbers."""
+    """True if any of them has floating-point values."""
 
     @classmethod
     def of(cls, found: Sequence[Found]) -> "DeepImages | None":
-        """All such images of a data set together; None where there are none."""
+        """Combine all such images of a data set; None if there are none."""
         if not found:
             return None
         return cls(
@@ -73,7 +73,7 @@ class DeepImages:
 
     @property
     def levels(self) -> Levels:
-        """The range that becomes 0 to 255."""
+        """Range that is mapped to 0 to 255."""
         if self.floating or self.lowest < 0:
             return Levels(self.lowest, self.highest)
         for bits in _BITS:
@@ -82,7 +82,7 @@ class DeepImages:
         return SIXTEEN_BITS
 
     def describe(self) -> str:
-        """One sentence for the summary of the data."""
+        """One sentence for the data summary."""
         low = self.levels.low
         high = self.levels.high
         images = "image" if self.images == 1 else "images"
@@ -93,10 +93,10 @@ class DeepImages:
 
 
 def range_of(values: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest value of an image, among its finite ones.
+    """Lowest and highest finite value of an image.
 
     Raises:
-        CorruptImage: it has no finite value.
+        CorruptImage: the image has no finite value.
     """
     finite = values
     if np.issubdtype(values.dtype, np.floating):

@@ -1,7 +1,7 @@
-"""The rule by which two images are near-duplicates, for one pair and for many at once.
+"""The rule that decides if two images are near-duplicates, for one pair and for many at once.
 
-Blocks are compared by matrix products, whose rounding differs from that of a single pair. What lies
-within a margin of a threshold is decided by the rule for one pair, so the answer is always its own.
+Blocks are compared by matrix products, which round differently than a single comparison. Pairs
+within a margin of a threshold are decided one by one, so the result is always that of the rule.
 """
 
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from trainables.data.components import Components
 from trainables.data.sketches import MOST_PIXELS, MOST_SKETCHED, Sketches
 
 LEVELS = 2.0
-"""Largest root mean square difference of two thumbnails, in grey levels of 255."""
+"""Largest root mean square difference of two thumbnails, in grey levels out of 255."""
 CORRELATION = 0.98
 """Smallest Pearson correlation of the RGB pixels."""
 
 _DISTANCE_MARGIN = 1e-3  # in the unit of `radius`
 _CORRELATION_MARGIN = 1e-4
-_MOST_FLOATS = 1 << 24  # of the pixels that are compared at a time: 64 MB
+_MOST_FLOATS = 1 << 24  # pixel values compared at a time: 64 MB
 _MOST_IN_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Different images, by position, and the components that near-duplicates among them form."""
+    """Distinct images, by position, and the components that near-duplicates among them form."""
 
     images: np.ndarray  # (N, 3, S, S) uint8
-    """All images, equal ones among them."""
+    """All images, including identical ones."""
     rows: np.ndarray  # (n,)
     """Row in `images` of each position."""
     thumbnails: np.ndarray  # (n, 64) float32
-    """Luminance in 8x8 fields, in grey levels of 255."""
+    """Mean luminance of 8x8 fields, in grey levels out of 255."""
     components: Components
     """Positions that have been joined so far."""
 
     @property
     def radius(self) -> float:
-        """Largest Euclidean distance of two thumbnails."""
+        """Largest Euclidean distance of two thumbnails that are near."""
         return float(LEVELS * self.thumbnails.shape[1] ** 0.5)
 
     @property
@@ -48,21 +48,21 @@ class Pictures:
 
     @cached_property
     def sketches(self) -> Sketches:
-        """Short forms of all images, made when they are first asked for."""
+        """Short forms of all images, created on first use."""
         return Sketches(self.vectors, len(self.rows), self.block_size)
 
     @property
     def may_sketch(self) -> bool:
-        """Sketches of all images fit into memory, and so do the axes."""
+        """True if sketches of all images, and their axes, fit into memory."""
         return len(self.rows) <= MOST_SKETCHED and self._pixels <= MOST_PIXELS
 
     @property
     def _pixels(self) -> int:
-        """Values of an image, 3 S S."""
+        """Number of values in an image, 3 S S."""
         return int(np.prod(self.images.shape[1:]))
 
     def are_copies(self, left: int, right: int) -> bool:
-        """The rule itself: thumbnails differ by at most `LEVELS`, and pixels correlate by at least
+        """Apply the rule: thumbnails differ by at most `LEVELS`, and pixels correlate by at least
         `CORRELATION`."""
         difference = self.thumbnails[[right]] - self.thumbnails[left]
         if np.linalg.norm(difference, axis=1)[0] > self.radius:
@@ -74,8 +74,8 @@ class Pictures:
         left: np.ndarray,  # (m,) positions
         right: np.ndarray,  # (m,) positions
     ) -> None:
-        """Join the pairs that are near-duplicates. One pair of each left position is looked at at a
-        time: by then, others may have been joined through it."""
+        """Join the pairs that are near-duplicates. Each round compares one pair of each left
+        position, because other pairs may then be joined already."""
         while True:
             component = self.components.of
             apart = component[left] != component[right]
@@ -94,7 +94,7 @@ class Pictures:
         left: np.ndarray,  # (m,) positions
         right: np.ndarray,  # (m,) positions
     ) -> None:
-        """Join left with right, pair by pair, where they are near-duplicates."""
+        """Join each left image with its right image if they are near-duplicates."""
         a = self.thumbnails[left].astype(np.float64)
         b = self.thumbnails[right].astype(np.float64)
         distance = np.sqrt(((a - b) ** 2).sum(1))
@@ -112,13 +112,13 @@ class Pictures:
         right: np.ndarray,  # (b,) positions
         sketched: bool = False,
     ) -> np.ndarray:  # (a,) int64
-        """Join every near-duplicate of `left` in `right` with it; at most `block_size` each.
+        """Join near-duplicates between `left` and `right`, with at most `block_size` images each.
 
         Args:
-            sketched: leave out pairs by `sketches` before their pixels are compared.
+            sketched: exclude pairs by `sketches` before comparing their pixels.
         Returns:
-            Number of thumbnails in `right` that are near to each of `left`, among those of other
-            components.
+            Number of near thumbnails in `right` for each image in `left`, not counting those that
+            are already in the same component.
         """
         component = self.components.of
         involved = component[np.concatenate([left, right])]
@@ -153,7 +153,7 @@ class Pictures:
         distance: np.ndarray,  # (m,) of the thumbnails
         correlation: np.ndarray,  # (m,) of the pixels
     ) -> None:
-        """Join the pairs whose numbers are beyond doubt, then those that the rule itself joins."""
+        """Join pairs that clearly pass, then apply the exact rule to doubtful ones."""
         within = distance <= self.radius - _DISTANCE_MARGIN
         surely_alike = correlation >= CORRELATION + _CORRELATION_MARGIN
         sure = within & surely_alike
@@ -170,8 +170,8 @@ class Pictures:
         self,
         positions: np.ndarray,  # (k,)
     ) -> np.ndarray:  # (k, 3 S S) float32
-        """Pixels with mean 0 and length 1, whose products are correlations; zeros for an image of
-        one level."""
+        """Pixels with mean 0 and length 1, whose products are correlations; zeros for an image with
+        only one level."""
         images = self.images[self.rows[positions]]
         pixels = images.reshape(len(positions), self._pixels).astype(np.float32)
         pixels -= pixels.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
@@ -184,8 +184,7 @@ def _squared_distances(
     left: np.ndarray,  # (a, 64)
     right: np.ndarray,  # (b, 64)
 ) -> np.ndarray:  # (a, b) float64
-    """Squares of the Euclidean distances of each of left to each of right; rounding may leave some
-    below 0."""
+    """Squared Euclidean distances between left and right; rounding may make some negative."""
     left = left.astype(np.float64)
     right = right.astype(np.float64)
 
@@ -199,7 +198,7 @@ def _correlated(
     left: np.ndarray,  # (3, S, S) uint8
     right: np.ndarray,  # (3, S, S) uint8
 ) -> bool:
-    """Tell whether the pixels correlate by at least `CORRELATION`; those of one level never do."""
+    """True if pixels correlate by at least `CORRELATION`; false for images with only one level."""
     a = _centred(left)
     b = _centred(right)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))

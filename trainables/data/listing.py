@@ -1,5 +1,5 @@
-"""The images of a folder: which files there are, and what a layout says about each of them. Nothing
-is decoded here."""
+"""The images of a folder: which files there are, and what a layout says about each. Nothing is
+decoded here."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _BLOCK = 1000  # files that a thread samples at a time
-_PIECE = 4096  # bytes of each sampled piece of a file
+_PIECE = 4096  # bytes in each sampled piece of a file
 _sampled: dict[tuple[str, int, int], str] = {}  # (path, bytes, mtime in ns) -> hash
 
 
@@ -37,9 +37,9 @@ class Entry:
     path: str
     """Relative to the root, with forward slashes."""
     part: str = ""
-    """One of `PARTS`, "hidden" in a test set without labels, or empty where there are no parts."""
+    """One of `PARTS`, "hidden" in a test set without labels, or empty if there are no parts."""
     label: str | None = None
-    """Name of the class; None for an unlabeled image."""
+    """Class name; None for an unlabeled image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +59,12 @@ class Listing:
     folders: tuple[FolderUse, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
-    """Facts that make a claim on this data worthless or doubtful, one sentence each."""
+    """Facts that make a result on this data worthless or doubtful, one sentence each."""
     hidden: tuple[str, ...] = ()
-    """Paths of the images of a test set whose labels are not known, for `report.py predict`; in the
-    order of its label file. They are among `files`, as part "hidden"."""
+    """Image paths of a test set with unknown labels, for `report.py predict`, in the order of its
+    label file. They are also in `files`, as part "hidden"."""
     tables: Mapping[str, Path] = field(default_factory=dict)
-    """Part -> label file; empty where there are none."""
+    """Part -> label file; empty if there are none."""
 
     def rows(self, part: str) -> np.ndarray:  # (n,) int64
         """Rows of the images of one part."""
@@ -72,21 +72,21 @@ class Listing:
 
 
 def find_images(root: Path) -> list[str]:
-    """Paths of all images below `root`, relative to it and sorted (`scan_folder`)."""
+    """Sorted paths of all images below `root`, relative to it (`scan_folder`)."""
     return list(scan_folder(root).images)
 
 
 def shortened(paths: Sequence[str], shown: int = 3) -> str:
-    """The first paths and the number of the others: `a.jpg, b.jpg, c.jpg and 12 more`."""
+    """The first paths and the number of further ones: `a.jpg, b.jpg, c.jpg and 12 more`."""
     hidden = len(paths) - shown
     more = f" and {hidden:,} more" if hidden > 0 else ""
     return ", ".join(paths[:shown]) + more
 
 
 def fingerprint_of(root: Path, entries: list[Entry]) -> str:
-    """Hash of paths, labels, parts, sizes and samples of the content: equal for a copied folder,
-    whatever its dates and location. A hidden test set counts as a test without labels, as it did
-    before there was a word for it."""
+    """Hash of paths, labels, parts, sizes and samples of the content. A copied folder has the same
+    hash, independent of dates and location. A hidden test set counts as a test without labels, as
+    in versions before hidden test sets."""
     paths = [f"{root}/{entry.path}" for entry in entries]
     lines: list[str] = []
     for entry, sample in zip(entries, _sample_all(paths), strict=True):
@@ -111,10 +111,10 @@ def _sample_block(paths: list[str]) -> list[str]:
 
 
 def _sample(path: str) -> str:
-    """Hash of a file's size and of 4 KB each of its head, middle and tail. Remembered while size
-    and modification time stay the same, which spares later trials the reading."""
+    """Hash of a file's size and of 4 KB each from its start, middle and end. It is cached while
+    size and modification time stay the same, so later trials need not read the file again."""
     try:
-        # strings and descriptors: pathlib doubles the time for 50,000 files
+        # strings and descriptors: pathlib takes twice the time for 50,000 files
         state = os.stat(path)  # noqa: PTH116
         key = (path, state.st_size, state.st_mtime_ns)
         if key not in _sampled:

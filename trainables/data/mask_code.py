@@ -1,9 +1,9 @@
-"""The rule of a folder that turns the values or colours of its masks into class numbers.
+"""The rule that converts the values or colours in a folder's masks to class numbers.
 
-A mask holds line numbers of the file of classes (`class_list.py`), counted from 0, or the colours
-that the file gives. 255 is unknown, and so is the void value of `data.ignore`, whose line names no
-class. Where the file has two lines and all masks hold nothing but 0 and one other value, such as
-255, that value is the second line.
+A mask contains line numbers of the class file (`class_list.py`), counted from 0, or the colours
+listed there. 255 is unknown, and so is the void value `data.ignore`, whose line names no class. If
+the class file has two lines and all masks contain only 0 and one other value, such as 255, that
+value means the second line.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,23 +18,23 @@ from trainables.data.images import CorruptImage
 from trainables.data.splits import IGNORE
 
 BLURRED = "JPEG has blurred the borders: save masks as PNG, with the values of classes alone"
-"""Advice for masks whose compression loses values."""
+"""Advice for masks with lossy compression."""
 _ILLEGAL = 254
-_SHOWN = 5  # values or colours named in a message
+_SHOWN = 5  # most values or colours named in a message
 _WHOLE_NUMBERS = ("I;16", "I;16B", "I;16L", "I")
 
 ReadLines = Callable[[Image.Image, ClassList], np.ndarray]
-"""Opened mask -> (H, W) uint8 lines of the file of classes, or values that are no line."""
+"""Opened mask -> (H, W) uint8 lines of the class file, or values that are not lines."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCode:
-    """The rule of one folder.
+    """The mask rule of one folder.
 
     Args:
-        ignore: the void value, 0 to 255, or the number of the void line where masks are coloured.
-        foreground: the value that stands for line 1; None where it is 1.
-        read_lines: of a layout with colours of its own.
+        ignore: void value, 0 to 255; for coloured masks, the number of the void line.
+        foreground: value that means line 1; None if that is 1.
+        read_lines: reader of a layout with its own colours.
     """
 
     lines: ClassList
@@ -59,7 +59,7 @@ class MaskCode:
 
     @cached_property
     def identity(self) -> tuple[str, ...]:
-        """Everything in which the rule differs from one name a line and 255 for unknown."""
+        """All differences from the plain rule: one name per line, and 255 for unknown."""
         differs: list[str] = []
         if self.lines.coloured:
             differs += [written(color) for color in self.lines.colors]
@@ -71,7 +71,7 @@ class MaskCode:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what a reader may not expect."""
+        """Sentences about behaviour that a reader may not expect."""
         notes: list[str] = []
         if self.foreground is not None:
             background, name = self.lines.names
@@ -88,7 +88,7 @@ class MaskCode:
 
     @cached_property
     def _numbers(self) -> np.ndarray:  # (256,) uint8
-        """Value of a mask -> class number, `IGNORE`, or `_ILLEGAL`."""
+        """Mask value -> class number, `IGNORE`, or `_ILLEGAL`."""
         numbers = np.full(256, _ILLEGAL, np.uint8)
         for number, line in enumerate(self.kept):
             numbers[line] = number
@@ -103,7 +103,7 @@ class MaskCode:
         """Class numbers of an opened mask.
 
         Raises:
-            CorruptImage: values or colours that are no class.
+            CorruptImage: the mask has values or colours that belong to no class.
         """
         read_lines = self.read_lines or lines_of
         values = read_lines(image, self.lines)
@@ -115,8 +115,8 @@ class MaskCode:
         return numbers
 
     def _refusal(self, values: Sequence[int]) -> str:
-        """The reason why a mask with these values, sorted, cannot be read; with the option that
-        makes it readable where one value is the trouble."""
+        """Explain why a mask with these sorted values cannot be read. If only one value is wrong,
+        name the option that makes it readable."""
         shown = ", ".join(str(value) for value in values[:_SHOWN])
         if len(values) > _SHOWN:
             shown += f" and {len(values) - _SHOWN} more"
@@ -128,10 +128,10 @@ class MaskCode:
 
 
 def lines_of(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H, W) uint8
-    """Lines of the file of classes that an opened mask holds, by colour or by value.
+    """Lines of the class file that an opened mask contains, by colour or by value.
 
     Raises:
-        CorruptImage: colours that the file does not list, or values above 255.
+        CorruptImage: the mask has colours that the file does not list, or values above 255.
     """
     plain = plain_values(image)
     by_colour = plain.ndim == 3 or (lines.coloured and _holds_colours(image, lines))
@@ -146,18 +146,18 @@ def lines_of(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H, W) uint
 
 
 def _holds_colours(image: Image.Image, lines: ClassList) -> bool:
-    """Tells if a mask without hues holds colours of the file: it was saved as RGB, or all of them
-    are grey."""
+    """True if a mask with only greys contains colours of the file: it was saved as RGB, or all
+    listed colours are grey."""
     if image.mode in ("RGB", "RGBA"):
         return True
     return all(red == green == blue for red, green, blue in lines.colors)
 
 
 def _lines_of_colours(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H, W) uint8
-    """Lines whose colours the pixels have, exactly.
+    """Lines whose colours equal those of the pixels exactly.
 
     Raises:
-        CorruptImage: colours that the file does not list.
+        CorruptImage: the mask has colours that the file does not list.
     """
     packed = _packed(np.asarray(image.convert("RGB")))
     listed = _packed(np.array(lines.colors, np.uint8))
@@ -177,10 +177,10 @@ def _lines_of_colours(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H
 
 
 def plain_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8, or (H, W, 3) of colours
-    """Values of an opened mask: of a palette its indices, of grey saved as RGB the grey.
+    """Values of an opened mask: palette indices, or the grey level if grey was saved as RGB.
 
     Raises:
-        CorruptImage: values above 255.
+        CorruptImage: the mask has values above 255.
     """
     if image.mode in ("L", "1", "P"):
         values = np.asarray(image).astype(np.uint8)
@@ -204,7 +204,7 @@ def plain_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8, or (H, W, 3
 
 
 def _black_and_white(image: Image.Image, values: np.ndarray) -> np.ndarray:
-    """Values of a GIF. Its encoder may number black and white either way: white is 1."""
+    """Values of a GIF. Encoders number black and white in either order; here white is 1."""
     palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     used = palette[np.unique(values)]
     black = (used == 0).all(1)
@@ -217,7 +217,7 @@ def _black_and_white(image: Image.Image, values: np.ndarray) -> np.ndarray:
 
 
 def colours_in(pixels: np.ndarray) -> list[str]:  # (H, W, 3) uint8
-    """Colours, the commonest first, as a file of classes has them."""
+    """Colours, most frequent first, as written in a class file."""
     packed, counts = np.unique(_packed(pixels), return_counts=True)
     ordered = packed[np.argsort(-counts, kind="stable")].tolist()
     return [written((code >> 16, code >> 8 & 255, code & 255)) for code in ordered]
@@ -226,7 +226,7 @@ def colours_in(pixels: np.ndarray) -> list[str]:  # (H, W, 3) uint8
 def _packed(
     colours: np.ndarray,  # (..., 3) uint8
 ) -> np.ndarray:  # (...) int64
-    """One number for each colour: 65,536 red + 256 green + blue."""
+    """Encode each colour as one number: 65,536 red + 256 green + blue."""
     red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
     packed: np.ndarray = (red << 16) + (green << 8) + blue
     return packed

@@ -1,5 +1,5 @@
-"""Masks among the images of a folder: a set for segmentation, of which other tasks take the images
-alone."""
+"""Finds masks among the images of a folder. It is then a segmentation set, and other tasks use only
+its images."""
 
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -18,34 +18,34 @@ from trainables.data.mask_words import (
 )
 from trainables.data.pair_layouts import NamesOfMasks
 
-_ENOUGH = 0.5  # of the masks must have an image; beside them, of the images a mask
+_ENOUGH = 0.5  # smallest share of masks with an image; in one folder, of images with a mask
 _ENDS_OF_IMAGES = ("", "_images", "_imgs", "_image")
-"""Ends of the name of a folder of images beside train_masks/."""
+"""Endings of the name of the image folder beside train_masks/."""
 
 _CALLED_MASKS = re.compile(
     r".*(?:masks?|labels?|annotations?|ground_?truth|segmentations?)", re.IGNORECASE
 )
-"""Folders such as ISIC2018_Task1_Training_GroundTruth, beside one of any name."""
+"""Folders such as ISIC2018_Task1_Training_GroundTruth, beside an image folder of any name."""
 
 Stems = Mapping[str, Set[str]]
-"""Folder -> names of its images without ending."""
+"""Folder -> names of its images without extension."""
 
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """Images and masks of a folder, told apart by their names."""
+    """Images and masks of a folder, distinguished by their names."""
 
     images: tuple[str, ...]
     masks: tuple[str, ...]
     where: str
-    """The masks in a few words: "masks/ beside images/"."""
+    """Location of the masks, in a few words: "masks/ beside images/"."""
 
     def __str__(self) -> str:
         return f"{len(self.masks):,} masks ({self.where}) are left out: only images are taken"
 
 
 def find_masks(files: Sequence[str]) -> MaskedImages | None:
-    """Tells masks from images; None where a folder has no masks."""
+    """Separate masks from images; None if the folder has no masks."""
     return _by_folder(files) or _beside_images(files)
 
 
@@ -82,9 +82,9 @@ def _by_folder(files: Sequence[str]) -> MaskedImages | None:
 
 
 def _children(inside: Stems) -> dict[str, set[str]]:
-    """Folder -> the folders in it that have images in them, or below."""
+    """Folder -> folders inside it that contain images at any depth."""
     found: dict[str, set[str]] = {}
-    for path in filter(None, inside):  # images beside the folders are in none
+    for path in filter(None, inside):  # images at the root are in no folder
         pieces = path.split("/")
         for position, piece in enumerate(pieces):
             found.setdefault("/".join(pieces[:position]), set()).add(piece)
@@ -92,7 +92,7 @@ def _children(inside: Stems) -> dict[str, set[str]]:
 
 
 def _folder_of_images(path: str, inside: Stems, beside: Mapping[str, set[str]]) -> str:
-    """The folder whose images the masks in `path` belong to; empty where it holds no masks."""
+    """The folder with the images of the masks in `path`; empty if `path` contains no masks."""
     pieces = path.split("/")
     for position, piece in enumerate(pieces):
         names = beside["/".join(pieces[:position])]
@@ -113,8 +113,8 @@ def _folder_of_images(path: str, inside: Stems, beside: Mapping[str, set[str]]) 
 
 
 def _is_usual_pair(piece: str, names: Set[str]) -> bool:
-    """Tells masks/ beside images/ and nothing but more of both: whatever their files are called,
-    they are not two classes."""
+    """True for masks/ beside images/ with nothing but more of both. Whatever their files are
+    called, they are not two classes."""
     if piece.lower() not in MASK_FOLDERS - {"y"}:
         return False
     lower = {name.lower() for name in names}
@@ -122,11 +122,11 @@ def _is_usual_pair(piece: str, names: Set[str]) -> bool:
 
 
 def _partner_names(piece: str, names: Set[str]) -> list[str]:
-    """Folders beside one that may hold masks, whose images may be theirs."""
+    """Folders beside a possible mask folder that may contain its images."""
     lower = piece.lower()
     found: list[str] = []
     if lower in MASK_FOLDERS:
-        # an image and a label may be classes where there are others
+        # beside other folders, "image" and "label" may be classes
         alone = {name.lower() for name in names} <= IMAGE_FOLDERS | MASK_FOLDERS
         images = IMAGE_FOLDERS if alone else NO_CLASSES
         found += sorted(name for name in names if name.lower() in images)
@@ -138,7 +138,7 @@ def _partner_names(piece: str, names: Set[str]) -> list[str]:
 
 
 def _belong_together(masks: Set[str], images: Set[str]) -> bool:
-    """Tells masks by their names: 1, 1_mask or 1_L for 1 or 1_sat."""
+    """True if the names match as images and masks do: 1, 1_mask or 1_L for 1 or 1_sat."""
     if common_end(masks, images):
         return True
     bare = {bare_key("image", stem) for stem in images} | images
@@ -147,7 +147,7 @@ def _belong_together(masks: Set[str], images: Set[str]) -> bool:
 
 
 def _are_called_masks(masks: Set[str], images: Set[str]) -> bool:
-    """Tells masks whose own names say that they are: 1_segmentation for 1."""
+    """True if the names of the masks say that they are masks: 1_segmentation for 1."""
     bare = [bare_key("mask", stem) for stem in masks if stem not in images]
     matched = sum(key in images for key in bare)
     return matched >= _ENOUGH * len(masks)

@@ -18,10 +18,10 @@ def mask_pixels(
     store: Store,
     classes: int,  # C
 ) -> np.ndarray:  # (N, C) int32
-    """Counts the pixels of each class in the masks of a store, or reads what was counted.
+    """Count the pixels of each class in the masks of a store, or read the stored counts.
 
-    Pixels of no class are not counted. A class that is thinner than a pixel at the size of the
-    store may be in no mask here, though it is in the files.
+    Unknown pixels are not counted. A class that is thinner than a pixel at the store's size may be
+    missing from all masks here, although it is in the files.
     """
     assert store.masks is not None
     path = store.path / FILE
@@ -35,7 +35,7 @@ def mask_pixels(
     for start in range(0, len(pixels), _CHUNK):
         rows = slice(start, start + _CHUNK)
         pixels[rows] = _count(store.masks[rows], classes)
-    with suppress(OSError), atomic_file(path) as file:  # a cache that cannot be written still reads
+    with suppress(OSError), atomic_file(path) as file:  # only a cache: fails silently
         np.save(file, pixels)
     return pixels
 

@@ -1,5 +1,5 @@
-"""A look at the values in the masks of a folder before they are read: it decides if 255 is a class
-or unknown, and words the refusal of a folder that does not name its classes."""
+"""A survey of the values in a folder's masks before they are read. It decides if 255 is a class or
+unknown, and supplies the error message for a folder that does not name its classes."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from trainables.data.mask_code import BLURRED, colours_in, plain_values
 from trainables.data.splits import IGNORE
 from trainables.files import write_atomically
 
-_CHUNK = 64  # masks between two looks at what was found
-_LOOKED_AT = 64  # masks that a refusal is worded from
-_SHOWN = 12  # values or colours named in a refusal
+_CHUNK = 64  # masks that are read between two checks of the result
+_LOOKED_AT = 64  # most masks on which an error message is based
+_SHOWN = 12  # most values or colours named in an error message
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """Values and colours that masks hold."""
+    """Values and colours in masks."""
 
     values: tuple[int, ...]
-    """Values in masks without hues, sorted."""
+    """Sorted values in masks that contain only greys."""
     colours: tuple[str, ...] = ()
-    """Colours in the others, as a file of classes has them; the commonest first in each mask."""
+    """Colours in the other masks, as written in a class file; most frequent first per mask."""
 
     def foreground(self, ignore: int) -> int | None:
-        """The value other than 1 that is, beside 0, the only one; None where there is no such."""
+        """The only value besides 0, if it is not 1; otherwise None."""
         others = [value for value in self.values if value not in (0, ignore)]
         if ignore == IGNORE and IGNORE in self.values:
             others.append(IGNORE)
@@ -41,11 +41,11 @@ class MaskValues:
 
 
 def values_of_binary(paths: Sequence[Path], remembered: Path | None = None) -> MaskValues:
-    """Values in masks of two classes: all of them, or those before the first mask with a 1, which
-    says that masks hold class numbers.
+    """Values in masks of two classes. Reading stops at the first mask with a 1, which shows that
+    masks contain class numbers.
 
     Args:
-        remembered: file that keeps the answer, so that masks are looked at once.
+        remembered: file that stores the result, so that masks are read only once.
     """
     kept = None if remembered is None else _read(remembered)
     if kept is not None:
@@ -61,7 +61,7 @@ def values_of_binary(paths: Sequence[Path], remembered: Path | None = None) -> M
 
 
 def _read(remembered: Path) -> MaskValues | None:
-    """The values that an earlier look has found; None without one."""
+    """Values found by an earlier survey; None if there was none."""
     try:
         kept = json.loads(remembered.read_text())
         return MaskValues(tuple(kept["values"]), tuple(kept["colours"]))
@@ -70,14 +70,14 @@ def _read(remembered: Path) -> MaskValues | None:
 
 
 def _keep(remembered: Path, found: MaskValues) -> None:
-    """Writes the values for later. Where the cache cannot be written, the store says so."""
+    """Store the values for later. If the cache is not writable, building the store reports it."""
     with suppress(OSError):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(remembered, json.dumps(asdict(found)))
 
 
 def what_to_write(paths: Sequence[Path]) -> str:
-    """The values or colours in some of the masks, and the file of classes that they need."""
+    """Describe the values or colours in some of the masks, and the class file that they need."""
     spread = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths)))
     some = [paths[position] for position in np.unique(spread.round().astype(int))]
     *_, found = _growing(some)
@@ -105,7 +105,7 @@ def what_to_write(paths: Sequence[Path]) -> str:
 
 
 def _growing(paths: Sequence[Path]) -> Iterator[MaskValues]:
-    """All values and colours up to each chunk of masks."""
+    """All values and colours found so far, after each chunk of masks."""
     values: set[int] = set()
     colours: dict[str, None] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -118,8 +118,8 @@ def _growing(paths: Sequence[Path]) -> Iterator[MaskValues]:
 
 
 def _look(path: Path) -> MaskValues:
-    """Values or colours of one mask; nothing of a file that cannot be read, which is named when
-    the store is built."""
+    """Values or colours of one mask. Empty if the file cannot be read; building the store reports
+    such files."""
     try:
         with open_image(path) as image:
             plain = plain_values(image)

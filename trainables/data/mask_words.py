@@ -1,4 +1,4 @@
-"""The words by which images and masks are told apart: names of folders, and ends of file names."""
+"""Words that distinguish images from masks: folder names, and endings of file names."""
 
 import re
 from collections.abc import Iterable, Set
@@ -13,12 +13,12 @@ _WORDS = (
 _MASK_STEM = re.compile(rf"(.+)[_-](?:(?i:{'|'.join(_WORDS)})|L)")
 _MASK_ENDS = tuple(f"{separator}{word}" for separator in "_-" for word in (*_WORDS, "l"))
 _IMAGE_STEM = re.compile(r"(.+)[_-](?i:sat|image|img|im|rgb|leftimg8bit)")
-_SEPARATORS = "_- ."  # before the end that all masks have in common
+_SEPARATORS = "_- ."  # before the ending that all masks share
 
 NO_CLASSES = frozenset(["images", "imgs", "jpegimages", "leftimg8bit"])
-"""Folders that hold images and never name a class."""
+"""Folders that contain images and never name a class."""
 USUAL_IMAGE_FOLDERS = NO_CLASSES | {"image", "img"}
-"""Folders that hold images and name no class where there is but a folder of masks beside them."""
+"""Folders that contain images, and are no class if only mask folders are beside them."""
 IMAGE_FOLDERS = USUAL_IMAGE_FOLDERS | frozenset(
     [
         "jpg",
@@ -38,7 +38,7 @@ IMAGE_FOLDERS = USUAL_IMAGE_FOLDERS | frozenset(
         "x",
     ]
 )
-"""Folders that may hold the images of masks beside them."""
+"""Folders that may contain the images of masks beside them."""
 MASK_FOLDERS = frozenset(
     [
         "mask",
@@ -66,18 +66,18 @@ MASK_FOLDERS = frozenset(
         "y",
     ]
 )
-"""Folders that may hold the masks of images beside them."""
+"""Folders that may contain the masks of images beside them."""
 FOLDER_ENDS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "annot")
-"""Ends of the name of a folder of masks, in lower case: train_masks, trainannot."""
+"""Endings of mask folder names, in lower case: train_masks, trainannot."""
 
 
 def may_be_mask(file: str) -> bool:
-    """Tells quickly if a file name may have a word of masks at its end."""
+    """Quick test if a file name may end with a word for masks."""
     return file.rpartition(".")[0].lower().endswith(_MASK_ENDS)
 
 
 def bare_key(kind: Kind, key: str) -> str:
-    """The key without the word that says what it is: "train/a_mask" -> "train/a"."""
+    """The key without the word for its kind: "train/a_mask" -> "train/a"."""
     folder, slash, stem = key.rpartition("/")
     pattern = _MASK_STEM if kind == "mask" else _IMAGE_STEM
     match = pattern.fullmatch(stem)
@@ -85,8 +85,8 @@ def bare_key(kind: Kind, key: str) -> str:
 
 
 def common_end(masks: Iterable[str], images: Set[str]) -> str:
-    """The end that the keys of all masks have, and those of their images not, such as "_P"; empty
-    where there is none."""
+    """The ending that the keys of all masks have and those of their images lack, such as "_P";
+    empty if there is none."""
     keys = sorted(masks)
     if not keys:
         return ""

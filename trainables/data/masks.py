@@ -1,5 +1,5 @@
-"""One mask file -> one uint8 array of class numbers, by the rule that `images.decode` has for its
-image: largest centred square, S x S."""
+"""Read a mask file as a uint8 array of class numbers, with the same crop as `images.decode`: the
+largest centred square, resized to S x S."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ SATELLITE: dict[str, Color] = {
     "water": (0, 0, 255),
     "barren": (255, 255, 255),
 }
-"""Classes 0 to 5 of the satellite layout and their colours; black is unknown, pure red is no
-class."""
+"""Classes 0 to 5 of the satellite layout and their colours. Black is unknown; pure red belongs to
+no class."""
 _UNKNOWN = 255
 _RED = 254
 _CLASS_OF_CODE = np.array([_UNKNOWN, 4, 3, 0, _RED, 2, 1, 5], np.uint8)  # code 4 R + 2 G + B
@@ -37,10 +37,10 @@ def read_mask(
     size: int,  # S, pixels
     read_values: ReadValues,
 ) -> np.ndarray:  # (S, S) uint8: [0, C), or IGNORE
-    """Reads a mask's largest centred square, resized to S x S by the nearest pixel.
+    """Read a mask's largest centred square, resized to S x S by nearest neighbour.
 
     Raises:
-        CorruptImage: as `mask_values`.
+        CorruptImage: as in `mask_values`.
     """
     values = mask_values(path, image, read_values)
     height, width = values.shape
@@ -53,11 +53,11 @@ def read_mask(
 def mask_values(
     path: Path, image: Path, read_values: ReadValues
 ) -> np.ndarray:  # (H, W) uint8: [0, C), or IGNORE
-    """Reads a mask at its own size.
+    """Read a mask at its own size.
 
     Raises:
-        CorruptImage: damaged, not of the size of `image`, or values that are no class; the message
-            names the mask.
+        CorruptImage: the mask is damaged, differs in size from `image`, or has values that belong
+            to no class; the message names the mask.
     """
     try:
         with open_image(path) as opened:
@@ -78,11 +78,11 @@ def mask_values(
 
 
 def satellite_values(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H, W) uint8
-    """Class numbers of a mask in the colours of `SATELLITE`. Channels are cut at 128, so that
-    JPEG's errors do not matter.
+    """Class numbers of a mask in the colours of `SATELLITE`. Channels are thresholded at 128, so
+    that JPEG artefacts do not matter.
 
     Raises:
-        CorruptImage: pure red pixels.
+        CorruptImage: the mask has pure red pixels.
     """
     bits = np.asarray(image.convert("RGB")) >= 128
     codes = bits @ np.array([4, 2, 1])
@@ -94,7 +94,7 @@ def satellite_values(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H,
 
 
 def _upright_size(path: Path) -> tuple[int, int] | None:
-    """Width and height as `images.read_rgb` sees them; None for a file that it refuses."""
+    """Width and height as in `images.read_rgb`; None for a file that it refuses."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -1,5 +1,5 @@
-"""The layout whose labels are in the file names, and the names that are none: those of cameras,
-telephones and splits."""
+"""The layout with labels in file names, and file names that contain no label: those of cameras,
+phones and splits."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from trainables.data.split_names import split_of
 from trainables.errors import UserError
 
 _PREFIX = re.compile(r"(.+)_\d+\.\w+")
-_NEARLY_ALL = 0.9  # share of the names in a folder that must be <label>_<n>
+_NEARLY_ALL = 0.9  # smallest share of names in a folder that are <label>_<n>
 
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -44,7 +44,7 @@ _CAMERAS = frozenset(
         "snapchat",
     ]
 )
-"""First words of the names that cameras, telephones and messengers give."""
+"""First words of names that cameras, phones and messengers give."""
 _AFTER_CAMERA = frozenset(
     [
         "am",
@@ -70,7 +70,7 @@ _AFTER_CAMERA = frozenset(
 _WITH_A_DATE = frozenset(
     ["p", "wp", "win", "vid", "video", "pano", "photo", "image", "scan", "screen", "recording"]
 )
-"""Words that are a camera's beside a date: P_20240131."""
+"""Words that indicate a camera if a date is beside them: P_20240131."""
 _GENERIC = frozenset(
     [
         "image",
@@ -100,12 +100,12 @@ _GENERIC = frozenset(
         "slide",
     ]
 )
-"""Words that say no class; a name of one is a label only beside labels of another kind."""
+"""Words that name no class. A name with one is a label only if there are other labels."""
 
 
 class PrefixedNames:
-    """Labels in the file names, `<label>_<n>.png`: nearly all names are like that, there are at
-    least two labels, and a label has two images on average."""
+    """Labels in file names, `<label>_<n>.png`: nearly all names have this form, there are at least
+    two labels, and a label has at least two images on average."""
 
     name = "file-name prefix"
     expects = "<label>_<n>.jpg"
@@ -132,7 +132,7 @@ class PrefixedNames:
 
 
 def label_of(name: str) -> str | None:
-    """Label of `<label>_<n>.png`; None for other names and those that cameras give."""
+    """Label in `<label>_<n>.png`; None for other names, and for names given by cameras."""
     match = _PREFIX.fullmatch(name)
     if match is None or is_camera_name(match[1]):
         return None
@@ -141,7 +141,7 @@ def label_of(name: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def is_camera_name(prefix: str) -> bool:
-    """Tells the start of a name that a camera, a telephone or a program gave: IMG, DSC,
+    """True for the start of a name that a camera, a phone or a program gave: IMG, DSC,
     PXL_20240131, "WhatsApp Image 2024-01-31 at 12.00.00", 20240131."""
     words = _WORD.findall(prefix.lower())
     if _DATE.search(prefix) and set(words) <= _CAMERAS | _AFTER_CAMERA | _WITH_A_DATE:
@@ -150,7 +150,7 @@ def is_camera_name(prefix: str) -> bool:
 
 
 def _labels_of(names: Iterable[str]) -> list[str | None]:
-    """The labels of file names; none at all where they only say `image` or `frame`."""
+    """Labels in file names; all None if they only say `image` or `frame`."""
     labels = [label_of(name) for name in names]
     words: set[str] = set()
     for label in set(labels):
@@ -172,7 +172,7 @@ def _too_few(names: Iterable[str], named: int) -> str:
 
 
 def _check_labels_are_no_splits(folder: Folder, labels: Iterable[str]) -> None:
-    """Refuses train_0001.png beside test_0001.png."""
+    """Refuse train_0001.png beside test_0001.png."""
     looks = {label: split_of(label) for label in sorted(labels)}
     parts = {look.part for look in looks.values() if look is not None}
     if len(parts) > 1 and None not in looks.values():

@@ -1,15 +1,15 @@
 """Data sets by name: `--data torchvision:OxfordIIITPet`, `--data hf:owner/name`.
 
-What torchvision or Hugging Face give becomes a folder of images, once, and everything else reads
-that folder as it reads any other: layout, fingerprint, splits, contents.
+A data set of torchvision or Hugging Face is converted once into a folder of images. Everything else
+reads it like any other folder: layout, fingerprint, splits, contents.
 
     <cache>/named/<key>/torchvision-OxfordIIITPet/train/abyssinian/000000.jpg
                                                   test/...
     <cache>/named/<key>/torchvision-VOCSegmentation/train/images/, train/masks/, classes.txt
 
-Files that lie in a cache already are linked, not copied; encoded images are written byte by byte.
-The folder is built under a lock in `<...>.building` and renamed when it is whole, so a kill leaves
-nothing that the next start does not remove.
+Files that are already in a cache are linked, not copied; encoded images are written unchanged. The
+folder is built under a lock in `<...>.building` and renamed when it is complete, so the next start
+removes everything that a kill leaves behind.
 """
 
 import os
@@ -34,17 +34,17 @@ from trainables.files import default_cache_dir
 __all__ = ["Example", "Examples", "Name", "data_name", "is_named", "named_folder", "parse_name"]
 
 SOURCES = ("torchvision", "hf")
-"""Words before the colon."""
+"""Allowed words before the colon."""
 _VERSION = "1"
-"""Raise it when other files are written for the same data."""
+"""Increase it when a code change writes other files for the same data."""
 _CLASSES = "classes.txt"
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg"}
-"""Format of Pillow -> ending, where it is not the format's own name."""
+"""Pillow's format -> file extension, if it is not the format's own name."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """The name of a data set, as it was typed."""
+    """The name of a data set, as typed."""
 
     typed: str
     source: str
@@ -58,11 +58,11 @@ class Example:
     """One image of a data set."""
 
     part: str
-    """train, val, test, or "" where the data set has no splits."""
+    """train, val, test, or "" if the data set has no splits."""
     label: str | None
-    """Name of its class; None without labels."""
+    """Class name; None without labels."""
     image: Path | bytes | Image.Image
-    """A file, the bytes of one, or pixels."""
+    """A file, encoded bytes, or pixels."""
     mask: Path | bytes | Image.Image | None = None
 
 
@@ -73,11 +73,11 @@ class Examples:
     count: int
     examples: Iterable[Example]
     pixel_classes: tuple[str, ...] = ()
-    """Names of the values of masks, from 0 on; 255 is unknown."""
+    """Names of the mask values, from 0; 255 is unknown."""
 
 
 def is_named(data: str) -> bool:
-    """Tell if a value of `--data` names a data set of torchvision or Hugging Face."""
+    """True if a value of `--data` names a data set of torchvision or Hugging Face."""
     return data.partition(":")[0] in SOURCES and ":" in data
 
 
@@ -85,7 +85,7 @@ def parse_name(typed: str) -> Name:
     """Read `torchvision:NAME[,option=value...]` or `hf:owner/name[,option=value...]`.
 
     Raises:
-        UserError: no name, or an option that is not KEY=VALUE.
+        UserError: the name is empty, or an option is not KEY=VALUE.
     """
     source, _, rest = typed.partition(":")
     name, *words = rest.split(",")
@@ -104,7 +104,7 @@ def parse_name(typed: str) -> Name:
 
 
 def data_name(typed: str) -> str:
-    """The value of `--data` as it means the same in every folder: paths are resolved."""
+    """The value of `--data` with paths resolved, so that it means the same in every folder."""
     if typed in EMBEDDED:
         return typed
     if not is_named(typed):
@@ -128,19 +128,19 @@ def _resolved(path: str) -> str:
 def named_folder(
     typed: str, task: str, cache_dir: Path | None = None, progress: bool = False
 ) -> Path:
-    """The folder of a data set, which is built where there is none yet.
+    """The folder of a data set, built first if it does not exist.
 
     Args:
         typed: value of `--data`.
-        task: "segment" takes masks; the others take labels, where there are some.
+        task: "segment" uses masks; other tasks use labels, if there are any.
     Raises:
-        UserError: an unknown name or option, a missing package, data that is neither in a cache
-            nor can be downloaded, or no space.
+        UserError: a name or option is unknown, a package is missing, the data is in no cache and
+            cannot be downloaded, or there is no space.
     """
     name = parse_name(typed)
     masks = task == "segment"
     key = digest(_VERSION, name.source, name.name, *sorted(map(str, name.options.items())))
-    # Of a folder its last name alone.
+    # For a folder, use only its last name.
     short = Path(name.name).name if Path(name.name).is_absolute() else name.name
     word = re.sub(r"[^\w.-]+", "-", f"{name.source}-{short}")
     kind = "masks" if masks else "labels"
@@ -200,18 +200,18 @@ def _write_all(root: Path, examples: Examples, progress: bool) -> None:
 
 
 def _folder_name(label: str | None) -> str:
-    """A class as the name of a folder; "" for none. A dot in front would hide it."""
+    """A class name as a folder name; "" for None. A leading dot would hide the folder."""
     if label is None:
         return ""
     return re.sub(r"^\.|/|\0", "_", label.strip()) or "_"
 
 
 def _write(folder: Path, stem: str, image: Path | bytes | Image.Image) -> None:
-    """Write an image as it is; pixels as PNG."""
+    """Write an image unchanged; pixels as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(image, Path):
         target = folder / f"{stem}{image.suffix.lower()}"
-        with suppress(OSError):  # another disk, or no links there
+        with suppress(OSError):  # the folder is on another disk, or links are not supported
             os.link(image.resolve(), target)
             return
         shutil.copy(image, target)
@@ -222,12 +222,12 @@ def _write(folder: Path, stem: str, image: Path | bytes | Image.Image) -> None:
 
 
 def _ending(content: bytes) -> str:
-    """The ending of an encoded image; ".jpg" where Pillow does not know it, and says so later."""
+    """Extension of an encoded image; ".jpg" if Pillow cannot read it, which is reported later."""
     import io
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             found = str(image.format)
-    except Exception:  # Pillow's, of many kinds
+    except Exception:  # Pillow raises many types
         return ".jpg"
     return _ENDINGS.get(found, f".{found.lower()}")

@@ -1,11 +1,11 @@
-"""Data sets of Hugging Face, as examples for a folder: `hf:owner/name`, or a folder that
-`save_to_disk` wrote, `hf:/path/to/folder`.
+"""Data sets of Hugging Face, as examples for a folder: `hf:owner/name`, or a folder written by
+`save_to_disk`, `hf:/path/to/folder`.
 
     ,config=NAME                       one of several configurations
     ,revision=NAME                     a branch, tag or commit
     ,image=COLUMN ,label=COLUMN ,mask=COLUMN
     ,train=SPLIT ,val=SPLIT ,test=SPLIT
-    ,classes=background|pet            names of the values of masks, from 0 on
+    ,classes=background|pet            names of the mask values, from 0
 """
 
 import io
@@ -36,7 +36,7 @@ _PART_OF = {
     "dev": "val",
     "test": "test",
 }
-"""Usual names of splits."""
+"""Usual split names -> part."""
 _LABELS = ("label", "labels", "class", "target", "fine_label")
 _HUB = "https://huggingface.co"
 _PROBE_S = 3.0
@@ -44,10 +44,10 @@ _UNKNOWN = 255  # value of a mask without class
 
 
 def examples_of(name: Name, masks: bool) -> Examples:
-    """All images of a data set, downloaded where it is in no cache.
+    """All images of a data set, downloaded if they are in no cache.
 
     Raises:
-        UserError: a missing package, an unknown option, columns that are not there, or data that is
+        UserError: a package is missing, an option is unknown, columns are missing, or the data is
             in no cache and cannot be downloaded.
     """
     for option in name.options:
@@ -77,7 +77,7 @@ def _examples(parts: Mapping[str, Any], columns: "_Columns") -> Iterator[Example
 
 
 def _encoded(value: Mapping[str, Any]) -> bytes | Path:
-    """An image as the data set holds it: its bytes, or the file that has them."""
+    """An image as stored in the data set: its bytes, or the path of its file."""
     content = value["bytes"]
     return Path(value["path"]) if content is None else bytes(content)
 
@@ -99,7 +99,7 @@ def _opened(name: Name) -> Any:
         if folder.is_dir():
             return datasets.load_from_disk(str(folder))
         return _from_hub(datasets, name)
-    except Exception as error:  # of the hub, the network, the disk, or of the data set itself
+    except Exception as error:  # from the hub, the network, the disk, or the data set itself
         raise UserError(
             f"--data {name.typed} cannot be loaded ({first_line(error)}): it is in no cache of "
             f"datasets ({datasets.config.HF_DATASETS_CACHE}) and {_shown_hub()} does not provide "
@@ -108,14 +108,14 @@ def _opened(name: Name) -> Any:
 
 
 def _from_hub(datasets: Any, name: Name) -> Any:
-    """The data set from the hub, or from the cache where the hub is out of reach."""
+    """The data set from the hub, or from the cache if the hub is unreachable."""
     import huggingface_hub.constants
 
     options = name.options
     reachable = _hub_answers()
     flags = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
     before = [getattr(module, flag) for module, flag in flags]
-    if not reachable:  # otherwise every file is asked for half a minute long
+    if not reachable:  # otherwise every file request waits for half a minute
         for module, flag in flags:
             setattr(module, flag, True)
     try:
@@ -138,7 +138,7 @@ def _shown_hub() -> str:
 
 
 def _hub_answers() -> bool:
-    """Tell if the hub is there; behind a proxy nobody knows before asking."""
+    """True if the hub answers, or if there is a proxy: then this cannot be tested in advance."""
     if urllib.request.getproxies().get("https"):
         return True
     address = urlsplit(_hub())
@@ -154,7 +154,7 @@ def _hub_answers() -> bool:
 
 
 def _parts(name: Name, opened: Any) -> dict[str, Any]:
-    """Part -> split; "" where the data set has one split alone."""
+    """Part -> split; "" if the data set has only one split."""
     if not isinstance(opened, Mapping):
         return {"": opened}
 
@@ -183,7 +183,7 @@ class _Columns:
     """The columns of a data set that are used.
 
     Raises:
-        UserError: a column is not there.
+        UserError: a column does not exist.
     """
 
     def __init__(self, name: Name, split: Any, masks: bool):
@@ -210,7 +210,7 @@ class _Columns:
         self._names = getattr(self.features.get(self.label), "names", None)
 
     def _chosen(self, role: str, candidates: list[str]) -> str | None:
-        """The column that is named for a role, or the first that may have it."""
+        """The column given for a role, or the first candidate."""
         wanted = self._given.get(role)
         if wanted is None:
             return candidates[0] if candidates else None
@@ -222,7 +222,7 @@ class _Columns:
         return wanted
 
     def undecoded(self, split: Any) -> Any:
-        """The split with images as bytes, and without columns that are not used."""
+        """The split with images as bytes, and without unused columns."""
         import datasets
 
         used = [column for column in (self.image, self.label, self.mask) if column is not None]
@@ -233,7 +233,7 @@ class _Columns:
         return split
 
     def hides_labels(self, part: str, split: Any) -> bool:
-        """Tell if a test split has no labels: the hub writes -1, or nothing."""
+        """True if a test split has no labels: the hub stores -1 or nothing."""
         if part != "test" or self.label is None:
             return False
         return all(self._class(label) is None for label in split[self.label])
@@ -260,7 +260,7 @@ def _kind(feature: Any) -> str:
 
 
 def _pixel_classes(name: Name, parts: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
-    """Names of the values of masks: those that were typed, or the values themselves."""
+    """Names of the mask values: those that were typed, or the values themselves."""
     typed = name.options.get("classes")
     if typed is not None:
         return tuple(typed.split("|"))

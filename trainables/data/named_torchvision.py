@@ -1,6 +1,6 @@
 """torchvision's data sets, as examples for a folder.
 
-Downloads go to `<cache>/torchvision/`; `,root=FOLDER` names another place where the files are.
+Downloads go to `<cache>/torchvision/`; `,root=FOLDER` names another folder that has the files.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,15 +24,15 @@ _VOC_CLASSES = (
     *("sheep", "sofa", "train", "tvmonitor"),
 )
 _OPTIONS = ("annotation_level", "partition", "root", "size", "split", "year")
-"""Arguments of torchvision's classes that say what is loaded, and `root`."""
+"""Arguments of torchvision's classes that select the data, and `root`."""
 _PATHS = ("_image_files", "_images", "images")
 _SAMPLES = ("_samples", "samples")
 _LABELS = ("_labels", "targets", "labels")
-"""Attributes of torchvision's classes, of which each has some."""
+"""Attributes of torchvision's classes; each class has some of them."""
 
 
 def _trimap(mask: Image.Image) -> Image.Image:
-    """A trimap of the Oxford pets as values of classes: background 0, pet 1, border unknown."""
+    """Class values of a trimap of the Oxford pets: background 0, pet 1, border unknown."""
     values = np.asarray(mask)
     classes = np.select([values == 1, values == 2], [1, 0], 255).astype(np.uint8)
     return Image.fromarray(classes)
@@ -43,19 +43,20 @@ class TorchvisionSet:
     """The splits of one of torchvision's classes."""
 
     parts: Mapping[str, Mapping[str, Any]]
-    """Part -> arguments that give it; "" for a set without splits."""
+    """Part -> arguments that load it; "" for a set without splits."""
     up: str = "horizontal"
-    """Flips that leave an image what it is (`data.up`)."""
+    """Flips that keep its images valid (`data.up`)."""
     pixel_classes: tuple[str, ...] = ()
-    """Names of the values of its masks; empty where it has none."""
+    """Names of the mask values; empty without masks."""
     masks: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that give masks in the place of labels."""
+    """Arguments that load masks instead of labels."""
     read_mask: Callable[[Image.Image], Image.Image] | None = None
-    """Makes values of classes of a mask; None where it has them."""
+    """Converts a mask to class values; None if it already contains them."""
 
 
 def _split(*names: str, **words: str) -> dict[str, dict[str, Any]]:
-    """Parts that `split=...` gives: those of the same name, and those of another one."""
+    """Parts loaded by `split=...`: `names` are parts of the same name, `words` map part to
+    split."""
     own = {name: {"split": name} for name in names}
     return own | {part: {"split": word} for part, word in words.items()}
 
@@ -102,12 +103,12 @@ SETS: dict[str, TorchvisionSet] = {
         pixel_classes=_VOC_CLASSES,
     ),
 }
-"""Classes of torchvision.datasets that have one label an image, or masks."""
+"""Classes of torchvision.datasets that have one label per image, or masks."""
 
 
 def up_of(data: str) -> str | None:
-    """Flips that leave an image of a named set what it is (`data.up`); None for other data, and
-    for photographs."""
+    """Flips that keep images of a named set valid (`data.up`); None for other data and for
+    photographs."""
     if not is_named(data):
         return None
     name = parse_name(data)
@@ -116,11 +117,11 @@ def up_of(data: str) -> str | None:
 
 
 def examples_of(name: Name, masks: bool) -> Examples:
-    """All images of one of `SETS`, downloaded where they are in no cache.
+    """All images of one of `SETS`, downloaded if they are in no cache.
 
     Raises:
-        UserError: an unknown name or option, no labels or masks as the task needs them, or data
-            that is not there and cannot be downloaded.
+        UserError: the name or an option is unknown, the labels or masks that the task needs are
+            missing, or the data is missing and cannot be downloaded.
     """
     if name.name not in SETS:
         raise UserError(
@@ -139,7 +140,7 @@ def examples_of(name: Name, masks: bool) -> Examples:
     extra = known.masks if masks else {}
     parts = dict(known.parts)
     if name.name == "VOCSegmentation" and name.options.get("year") == "2007":
-        parts["test"] = {"image_set": "test"}  # the one year whose test has masks
+        parts["test"] = {"image_set": "test"}  # the only year whose test set has masks
     sets = {part: _open(name, {**given, **extra}) for part, given in parts.items()}
     classes = known.pixel_classes if masks else ()
     count = sum(len(opened) for opened in sets.values())
@@ -183,7 +184,7 @@ def _open(name: Name, given: Mapping[str, Any]) -> Any:
         return make(root, **arguments)
     except TypeError as error:
         raise UserError(f"--data {name.typed}: {first_line(error)}") from None
-    except Exception:  # torchvision's own words for data that is not there: of many types
+    except Exception:  # torchvision raises many types for missing data
         return _download(name, make, root, arguments)
 
 
@@ -191,7 +192,7 @@ def _options(name: Name) -> dict[str, Any]:
     """The options as arguments of torchvision's class.
 
     Raises:
-        UserError: an unknown one, or a value that is no number where one is needed.
+        UserError: an option is unknown, or its value is not a number where one is needed.
     """
     options: dict[str, Any] = dict(name.options)
     for option in options:
@@ -210,7 +211,7 @@ def _options(name: Name) -> dict[str, Any]:
 def _download(name: Name, make: Any, root: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return make(root, **arguments, download=True)
-    except Exception as error:  # of the network, the server, the disk, or of arguments
+    except Exception as error:  # from the network, the server, the disk, or the arguments
         raise UserError(
             f"--data {name.typed} is not in {root} and cannot be downloaded "
             f"({first_line(error)}); put torchvision's files there, or name their folder: "
@@ -218,11 +219,11 @@ def _download(name: Name, make: Any, root: str, arguments: Mapping[str, Any]) ->
         ) from None
 
 
-# ---------------------------------------------------------------- what torchvision's classes have
+# ---------------------------------------------------------------- torchvision attributes
 
 
 def _paths(opened: Any) -> list[Path] | None:
-    """The files of the images; None where a set holds arrays."""
+    """Image files; None if the set contains arrays."""
     for attribute in _SAMPLES:
         samples = getattr(opened, attribute, None)
         if samples and isinstance(samples[0][0], str | Path):
@@ -235,7 +236,7 @@ def _paths(opened: Any) -> list[Path] | None:
 
 
 def _labels(opened: Any) -> Any:
-    """The labels, as far as they are known without opening images."""
+    """The labels, if they are known without opening images."""
     for attribute in _LABELS:
         labels = getattr(opened, attribute, None)
         if labels is not None and len(labels) == len(opened):
@@ -248,7 +249,7 @@ def _labels(opened: Any) -> Any:
 
 
 def _class_names(opened: Any) -> list[str]:
-    """Names by label; a name that is there twice gets its label. Empty where there are none."""
+    """Names by label, with the label added to duplicate names. Empty if there are no names."""
     found = getattr(opened, "classes", None) or getattr(opened, "categories", None) or []
     names = [name if isinstance(name, str) else str(name[0]) for name in found]
     return [
@@ -257,7 +258,7 @@ def _class_names(opened: Any) -> list[str]:
 
 
 def _named(names: list[str], label: int) -> str | None:
-    """The class of a label; None for an unlabelled image."""
+    """Class of a label; None for an unlabeled image."""
     if label < 0:
         return None
     return names[label] if label < len(names) else str(label)

@@ -1,8 +1,8 @@
-"""Stores larger than memory: rows are read from the disk when they are needed, all rows of a batch
-at once, and nothing around them.
+"""Stores larger than memory: rows are read from disk when needed, all rows of a batch at once, and
+nothing around them.
 
-Left alone, the kernel reads 128 KB around every row, and one row after another. Where a store fits
-into memory, it soon lies there whole, and advice would only cost time.
+By default, the kernel reads 128 KB around every row, one row after another. A store that fits into
+memory is soon cached completely, and advice would only cost time.
 """
 
 import functools
@@ -17,7 +17,7 @@ _LARGE = 0.5  # of the memory
 
 
 def read_rows_alone(array: np.ndarray) -> None:
-    """Keep the kernel from reading ahead in a memory-mapped array that is larger than memory."""
+    """Stop the kernel from reading ahead in a memory-mapped array that is too large for memory."""
     mapped = _map_of_large(array)
     if mapped is not None:
         mapped.madvise(mmap.MADV_RANDOM)
@@ -27,7 +27,7 @@ def fetch(
     array: np.ndarray,  # (N, ...)
     rows: np.ndarray,  # (B,) int64
 ) -> None:
-    """Have the kernel read these rows, and return at once, where the array is larger than
+    """Tell the kernel to read these rows, without waiting for it, if the array is too large for
     memory."""
     mapped = _map_of_large(array)
     if mapped is None:
@@ -52,7 +52,7 @@ def _map_of_large(array: np.ndarray) -> mmap.mmap | None:
 
 @functools.cache
 def memory_bytes() -> int:
-    """Memory of this machine, or of its container if that has less."""
+    """Memory of this machine, or of its container if that has less, in bytes."""
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(here, int(_LIMIT_OF_GROUP.read_text()))

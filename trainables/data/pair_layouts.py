@@ -1,4 +1,4 @@
-"""Folders of images with masks, for segmentation. Each layout exists with or without train/,
+"""Folders of images with masks, for segmentation. Each layout works with or without train/,
 validation/ (val/) and test/:
 
     satellite pairs       0000_sat.jpg beside 0000_mask.png, in seven colours (`masks.SATELLITE`)
@@ -8,9 +8,8 @@ validation/ (val/) and test/:
     names of masks        a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png
     Pascal VOC            JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/train.txt
 
-Of the layouts that match, the one that pairs the most files is taken: a single odd name decides
-nothing. A new layout is one more class with `matches` and `read`, and one more entry of
-`PAIR_LAYOUTS`.
+If several layouts match, the one that pairs the most files is used, so a single odd name has no
+effect. To add a layout, write a class with `matches` and `read`, and add it to `PAIR_LAYOUTS`.
 """
 
 import re
@@ -37,7 +36,7 @@ from trainables.data.pairing import (
 _SATELLITE = re.compile(r"(.+)_(sat|mask)\.\w+")
 _VOC_IMAGES, _VOC_MASKS = "JPEGImages", "SegmentationClass"
 VOC_LISTS = tuple(f"ImageSets/Segmentation/{part}.txt" for part in ("train", "val", "test"))
-"""Lists of the names of each part, without endings."""
+"""Lists of the names in each part, without extensions."""
 _VOC_CLASSES = (
     "background",
     "aeroplane",
@@ -61,11 +60,11 @@ _VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-"""Everingham et al. 2010, in the order of the values in the masks; 255 is void."""
+"""Everingham et al. 2010, in the order of mask values; 255 is void."""
 
 
 class PairLayout(Protocol):
-    """One way in which people arrange images and masks."""
+    """One way to arrange images and masks in a folder."""
 
     name: str
     """Name in notes and messages; part of the fingerprint."""
@@ -73,20 +72,20 @@ class PairLayout(Protocol):
     """Contents of such a folder, for messages."""
 
     def matches(self, files: Sequence[str]) -> Match:
-        """Tells if the paths have this layout, and what they lack otherwise."""
+        """Decide if the paths have this layout, and if not, what they lack."""
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        """Pairs the paths of a folder that matches."""
+        """Pair the paths of a folder that matches."""
 
     def class_list(self, root: Path) -> ClassList | None:
-        """The classes; None where the folder does not name them.
+        """The classes; None if the folder does not name them.
 
         Raises:
-            UserError: the file of classes cannot be used.
+            UserError: the class file cannot be used.
         """
 
     def line_reader(self) -> ReadLines:
-        """The function that reads an opened mask."""
+        """Return the function that reads an opened mask."""
 
 
 class SatellitePairs:
@@ -105,7 +104,7 @@ class SatellitePairs:
         return paired(files, self._key)
 
     def _key(self, file: str) -> KindAndKey | None:
-        """The path without `_sat` or `_mask` and without ending; None for other names."""
+        """The path without `_sat` or `_mask` and without extension; None for other names."""
         folder, _, name = file.rpartition("/")
         match = _SATELLITE.fullmatch(name)
         if match is None:
@@ -120,7 +119,7 @@ class SatellitePairs:
 
 
 class _NamedByFile:
-    """A layout whose classes are named by a file in the folder."""
+    """A layout with a class file in the folder."""
 
     def class_list(self, root: Path) -> ClassList | None:
         return read_class_list(root)
@@ -130,12 +129,12 @@ class _NamedByFile:
 
 
 class PascalVOC(_NamedByFile):
-    """JPEGImages/ and SegmentationClass/; lists name the parts, and most images have no mask.
+    """JPEGImages/ and SegmentationClass/. Lists name the parts, and most images have no mask.
 
     VOC2012/
         JPEGImages/2007_000032.jpg
         SegmentationClass/2007_000032.png
-        ImageSets/Segmentation/train.txt      names without ending; val.txt and test.txt too
+        ImageSets/Segmentation/train.txt      names without extension; also val.txt and test.txt
     """
 
     name = "pascal voc"
@@ -158,9 +157,9 @@ class PascalVOC(_NamedByFile):
         )
 
     def _key(self, file: str) -> KindAndKey | None:
-        """The path without its last folder and without ending.
+        """The path without its last folder and without extension.
 
-        Instances (SegmentationObject/) have no role here.
+        Instance masks (SegmentationObject/) are not used.
         """
         folder, _, name = file.rpartition("/")
         prefix, _, last = folder.rpartition("/")
@@ -202,7 +201,7 @@ class ImagesAndMasks(_NamedByFile):
         return paired(files, lambda file: _key_by_folder(file, roles))
 
     def _roles(self, files: Sequence[str]) -> Sequence[Mapping[str, Kind]]:
-        """The names of folders by which these files are told apart."""
+        """Folder names that distinguish images from masks among these files."""
         if len(_kinds(files, FOLDERS)) == 2:
             return FOLDERS
         return (*FOLDERS, RARER_FOLDERS)
@@ -276,7 +275,7 @@ PAIR_LAYOUTS: tuple[PairLayout, ...] = (
     FolderAndItsMasks(),
     NamesOfMasks(),
 )
-"""All layouts; of two that pair equally many files the first is taken."""
+"""All layouts; if two pair equally many files, the first is used."""
 
 
 def _kinds(files: Sequence[str], roles: Sequence[Mapping[str, Kind]]) -> set[Kind]:
@@ -297,10 +296,10 @@ def _key_by_folder(file: str, roles: Sequence[Mapping[str, Kind]]) -> KindAndKey
 
 
 def _voc_lists(root: Path, prefix: str) -> dict[str, str]:
-    """Key -> part, of the lists of names beside the images.
+    """Key -> part, from the lists of names beside the images.
 
     Args:
-        prefix: folder that holds JPEGImages/, relative to the root; "" for the root itself.
+        prefix: folder that contains JPEGImages/, relative to the root; "" for the root itself.
     """
     parts: dict[str, str] = {}
     for name in VOC_LISTS:

@@ -1,4 +1,4 @@
-"""The part (train, val, test) of every image of a folder with masks, by the folders around it."""
+"""The part (train, val, test) of every image in a folder with masks, from its enclosing folders."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from trainables.errors import UserError
 
 
 def parts_of_images(root: Path, found: PairedFiles) -> dict[str, str]:
-    """Key -> part of its image, by the lists of its layout or by the folders that name splits.
+    """Key -> part of its image, from the lists of its layout or from folders that name splits.
 
-    "" where there are no parts, and for an image that is in no list.
+    "" if there are no parts, and for an image that is in no list.
 
     Raises:
-        UserError: some folders are splits by their names, and it is unclear what the others are.
+        UserError: the names of some folders are splits, and the meaning of the others is unclear.
     """
     if found.lists is not None:
         return {key: found.lists.get(key, "") for key in found.images}
@@ -37,12 +37,12 @@ def parts_of_images(root: Path, found: PairedFiles) -> dict[str, str]:
 
 
 def _named(of_name: Mapping[str, str], folders: Sequence[str], depth: int) -> str:
-    """The part of the folder at this depth; "" where an image lies above it."""
+    """Part of the folder at this depth; "" for an image above it."""
     return of_name[folders[depth]] if len(folders) > depth else ""
 
 
 def _part_of_folders(names: Sequence[str]) -> str:
-    """The part that the first of these folders names; "" where none does."""
+    """Part that the first of these folders names; "" if none does."""
     for name in names:
         part = part_of(name)
         if part is not None:
@@ -51,17 +51,17 @@ def _part_of_folders(names: Sequence[str]) -> str:
 
 
 def _are_splits(of_name: Mapping[str, str], names: set[str]) -> bool:
-    """Tells folders that are train and at least one other split, one of each."""
+    """True if the folders are train and at least one other split, one of each."""
     found = set(of_name.values())
     one_of_a_kind = len(found) == len(of_name) == len(names)
     return "train" in found and len(found) > 1 and one_of_a_kind
 
 
 def _check_clear(root: Path, of_name: Mapping[str, str], names: set[str]) -> None:
-    """Refuses splits beside folders that are none, or without a train folder.
+    """Refuse splits beside folders that are not splits, or without a train folder.
 
     Raises:
-        UserError: there are such.
+        UserError: there are such folders.
     """
     all_train = set(of_name.values()) == {"train"} and len(of_name) == len(names)
     if not of_name or len(names) == 1 or all_train:

@@ -17,12 +17,12 @@ from trainables.data.scan import Scan
 from trainables.data_summary import Became, FolderUse, LeftOut
 from trainables.errors import UserError
 
-_SHOWN = 20  # files without partner that a refusal names
+_SHOWN = 20  # most files without partner that a message names
 
 
 @dataclass(frozen=True)
 class Recognized:
-    """A layout, and the pairs that it makes of a folder."""
+    """A layout, and the pairs that it finds in a folder."""
 
     layout: PairLayout
     files: PairedFiles
@@ -40,21 +40,21 @@ class UsedFiles:
     hidden: tuple[str, ...]
     """Images of a test part that has no masks at all."""
     without_mask: tuple[str, ...]
-    """Other images without a mask, of a layout that has such."""
+    """Other images without a mask, if the layout allows them."""
     other: tuple[str, ...]
-    """Images that the layout does not look at."""
+    """Images that the layout ignores."""
 
 
 def recognize(
     root: Path, files: Sequence[str], wanted: str = AUTO, others: Sequence[LeftOut] = ()
 ) -> Recognized:
-    """The layout that pairs the most files.
+    """Return the layout that pairs the most files.
 
     Args:
-        wanted: name of the only layout that may be tried; "auto" tries all.
-        others: files that are no images, for the refusal: masks may be among them.
+        wanted: name of the only layout to try; "auto" tries all.
+        others: files that are not images, for the error message: masks may be among them.
     Raises:
-        UserError: none pairs any; the message says what was tried and what was missing.
+        UserError: no layout finds a pair; the message says what was tried and what was missing.
     """
     why_not: dict[str, str] = {}
     matching: list[Recognized] = []
@@ -84,7 +84,7 @@ def recognize(
 
 
 def _besides(others: Sequence[LeftOut]) -> str:
-    """The commonest files that are no images, as the end of a refusal."""
+    """The most frequent kinds of files that are not images, as the end of an error message."""
     if not others:
         return ""
     seen = ", ".join(f"{found.files:,} {found.reason}" for found in others[:3])
@@ -92,10 +92,11 @@ def _besides(others: Sequence[LeftOut]) -> str:
 
 
 def use_files(root: Path, files: Sequence[str], found: PairedFiles) -> UsedFiles:
-    """Sorts the files of a folder into pairs, hidden test images and what is left out.
+    """Sort the files of a folder into pairs, hidden test images and files that are left out.
 
     Raises:
-        UserError: two files of one pair, files without partner, pairs outside of the parts.
+        UserError: two files for one side of a pair, files without partner, or pairs outside the
+            parts.
     """
     for other, file in found.twice:
         raise UserError(f"{root} has {other} and {file} for one pair; keep one of them")
@@ -132,12 +133,12 @@ def mask_code(
     ignore: int,
     remembered: Path | None = None,
 ) -> MaskCode:
-    """The rule by which the masks of a folder are read.
+    """Return the rule that reads the masks of a folder.
 
     Args:
-        remembered: file that keeps what was found in the masks.
+        remembered: file that stores the values found in the masks.
     Raises:
-        UserError: no file of classes; the message names the values found and what to write.
+        UserError: there is no class file; the message names the values found and what to write.
     """
     lines = layout.class_list(root)
     if lines is None:
@@ -155,7 +156,7 @@ def mask_code(
 
 
 def folder_uses(used: UsedFiles) -> tuple[FolderUse, ...]:
-    """Folder by folder what became of the images."""
+    """The use of the images, folder by folder."""
     carved = "val and test are carved from it"
     parts = {entry.part for entry in used.entries}
     images: dict[tuple[str, str], int] = defaultdict(int)
@@ -182,7 +183,7 @@ def folder_uses(used: UsedFiles) -> tuple[FolderUse, ...]:
 
 
 def left_out(used: UsedFiles, scan: Scan) -> tuple[LeftOut, ...]:
-    """Files that are no images, and images that take no part, by reason."""
+    """Files that are not images, and images that are not used, by reason."""
     reasons = {
         "image without a mask, or in no list of a part": used.without_mask,
         "neither image nor mask of the layout": used.other,
@@ -192,7 +193,7 @@ def left_out(used: UsedFiles, scan: Scan) -> tuple[LeftOut, ...]:
 
 
 def _became(part: str) -> Became:
-    """The use of the images of one part; without parts all of them are for training first."""
+    """Use of the images in one part. Without parts, all are for training, before carving."""
     if part == "val":
         return "val"
     return "test" if part == "test" else "train"
@@ -204,7 +205,7 @@ def _folder(path: str) -> str:
 
 
 def _hidden_keys(found: PairedFiles, parts: dict[str, str]) -> set[str]:
-    """Images of the test part, where none of them has a mask and other parts have."""
+    """Images of the test part, if none of them has a mask."""
     test = {key for key, part in parts.items() if part == "test"}
     if test & found.masks.keys():
         return set()
@@ -214,10 +215,10 @@ def _hidden_keys(found: PairedFiles, parts: dict[str, str]) -> set[str]:
 def _check_partners(
     root: Path, images_alone: Sequence[str], found: PairedFiles, masks_alone: set[str]
 ) -> None:
-    """Refuses images and masks that are not paired.
+    """Refuse images and masks without partner.
 
     Raises:
-        UserError: there are such.
+        UserError: there are such files.
     """
     alone = sorted([*images_alone, *(found.masks[key] for key in masks_alone)])
     if alone:
@@ -228,10 +229,10 @@ def _check_partners(
 
 
 def _check_parts(root: Path, entries: Sequence[Entry]) -> None:
-    """Refuses folders whose parts leave pairs over, or nothing to train on.
+    """Refuse pairs outside the parts, and folders without training images.
 
     Raises:
-        UserError: pairs outside of the parts, or no training part.
+        UserError: there are pairs outside the parts, or there is no training part.
     """
     parts = {entry.part for entry in entries}
     if "" in parts and len(parts) > 1:

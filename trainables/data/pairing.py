@@ -1,5 +1,4 @@
-"""Images and masks told apart by the words in their names, and the keys by which both find each
-other."""
+"""Words in names that distinguish images from masks, and the keys that match both."""
 
 import re
 from collections import defaultdict
@@ -22,7 +21,7 @@ _MASK_FOLDER = re.compile(
     re.IGNORECASE,
 )
 _IMAGES = ("", "_images", "_imgs", "_image", "_img", "-images", " images", "images")
-"""Ends of the name of a folder of images beside trainannot/, train_masks/, ..."""
+"""Endings of the name of an image folder beside trainannot/, train_masks/, ..."""
 FOLDERS: tuple[dict[str, Kind], ...] = (
     {
         "images": "image",
@@ -46,13 +45,13 @@ FOLDERS: tuple[dict[str, Kind], ...] = (
         "segmentationclass": "mask",
     },
 )
-"""Names of folders of images and of masks. Those of the first version come first: a path that has
-one of them keeps its role."""
+"""Names of image and mask folders. Those of the first version come first, so paths that contain one
+of them keep their role."""
 RARER_FOLDERS: dict[str, Kind] = {
     **dict.fromkeys(IMAGE_FOLDERS, "image"),
     **dict.fromkeys(MASK_FOLDERS, "mask"),
 }
-"""More such names, for a folder in which those of `FOLDERS` are not both."""
+"""More such names, for folders in which `FOLDERS` does not find both kinds."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ class PairedFiles:
     images: dict[str, str] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
     twice: tuple[tuple[str, str], ...] = ()
-    """Two images, or two masks, of one key."""
+    """Two images, or two masks, with the same key."""
     lists: dict[str, str] | None = None
-    """Key -> part ("" for none), where files of the layout name the parts."""
+    """Key -> part ("" for none), if files of the layout name the parts."""
     masks_needed: bool = True
-    """An image without a mask is a mistake; where it is not, such images are left out."""
+    """True if an image without a mask is an error; otherwise such images are left out."""
     end: str = ""
-    """End of the names of all masks, such as "_P", where no known word tells them apart."""
+    """Ending of the names of all masks, such as "_P", if no known word marks them."""
 
     @property
     def pairs(self) -> int:
@@ -77,10 +76,10 @@ class PairedFiles:
 
 
 def paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> PairedFiles:
-    """Pairs files by key, and those that are left by their keys without words such as _mask.
+    """Pair files by key; then pair the rest by their keys without words such as _mask.
 
     Args:
-        key_of: file -> its kind and key; None for a file that the layout does not look at.
+        key_of: file -> its kind and key; None for a file that the layout ignores.
     """
     found: dict[Kind, dict[str, str]] = {"image": {}, "mask": {}}
     twice: list[tuple[str, str]] = []
@@ -111,7 +110,7 @@ def paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> 
 def _alone_by_bare_key(
     kind: Kind, files: dict[str, str], partners: dict[str, str]
 ) -> dict[str, str]:
-    """Bare key -> key, of the files without partner that no other shares it with."""
+    """Bare key -> key, for files without partner whose bare key is unique."""
     keys: dict[str, list[str]] = defaultdict(list)
     for key in files.keys() - partners.keys():
         keys[bare_key(kind, key)].append(key)
@@ -119,13 +118,13 @@ def _alone_by_bare_key(
 
 
 def without_ending(file: str) -> str:
-    """The path without the ending of its name: "a/b.png" -> "a/b"."""
+    """The path without the extension of its name: "a/b.png" -> "a/b"."""
     folder, slash, name = file.rpartition("/")
     return f"{folder}{slash}{Path(name).stem}"
 
 
 def folders_of(files: Sequence[str]) -> set[str]:
-    """All folders with images, and the folders around them."""
+    """All folders that contain images, directly or below."""
     folders: set[str] = set()
     for folder in {file.rpartition("/")[0] for file in files}:
         names = folder.split("/")
@@ -135,9 +134,9 @@ def folders_of(files: Sequence[str]) -> set[str]:
 
 
 def described_folder(folder: str, folders: set[str]) -> str | None:
-    """The folder whose masks are in `folder`: of "trainannot/a" it is "train/a".
+    """The folder whose masks are in `folder`: "train/a" for "trainannot/a".
 
-    None where no folder on the path is named after another one beside it.
+    None if no folder on the path is named after another one beside it.
     """
     names = folder.split("/")
     for position, name in enumerate(names):

@@ -1,5 +1,5 @@
 """Folders of images with masks, for segmentation: recognised, checked and loaded as a `DataSet`.
-The layouts are those of `pair_layouts.py`."""
+`pair_layouts.py` defines the layouts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,13 +41,13 @@ from trainables.data.summarize import folder_summary
 from trainables.data.whole import WholeImages, open_whole, resized_whole
 from trainables.errors import UserError
 
-_SHOWN = 8  # classes that a warning names
+_SHOWN = 8  # most classes that a warning names
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A recognised folder of pairs; rows as in `listing`, which has no classes: an image has no
-    label."""
+    """A recognised folder of pairs. Rows as in `listing`, which has no classes, because images have
+    no labels."""
 
     listing: Listing
     masks: tuple[str, ...]  # N paths, relative to the root
@@ -55,7 +55,7 @@ class Pairs:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes of pixels."""
+        """Names of the pixel classes."""
         return self.code.names
 
     @property
@@ -67,15 +67,15 @@ class Pairs:
 def read_pairs(
     root: Path, ignore: int = IGNORE, cache_dir: Path | None = None, layout: str = AUTO
 ) -> Pairs:
-    """Recognises the layout of `root`. Nothing is decoded, but for masks of two classes: their
-    values are looked at once.
+    """Recognise the layout of `root`. Nothing is decoded, except masks of two classes, whose values
+    are read once.
 
     Args:
-        ignore: value of the masks that is no class (`data.ignore`).
-        layout: name of the only layout that may be tried; "auto" tries all.
+        ignore: mask value that is not a class (`data.ignore`).
+        layout: name of the only layout to try; "auto" tries all.
     Raises:
-        UserError: no such folder, no masks, an image or mask without partner, no usable file of
-            classes.
+        UserError: the folder does not exist, there are no masks, an image or mask has no partner,
+            or there is no usable class file.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -111,7 +111,7 @@ def read_pairs(
 
 
 def _is_read(path: str) -> bool:
-    """Tells a file that names classes or parts."""
+    """True if a file names classes or parts."""
     return path in FILES or path.endswith(VOC_LISTS)
 
 
@@ -126,15 +126,15 @@ def load_pairs(
     *,
     whole: bool = False,
 ) -> DataSet:
-    """Splits a folder of pairs as `load_folder` does: without a test part the val part is the test
-    split, and val is carved from train.
+    """Split a folder of pairs as `load_folder` does: without a test part, the val part becomes the
+    test split, and val is carved from train.
 
     Args:
         megapixels: largest image, in millions of pixels.
-        whole: keep the whole rectangles of val and test.
+        whole: also keep val and test images whole, uncropped.
     Raises:
-        UserError: without skip_corrupt, pairs that are damaged, of different sizes or with unknown
-            values; too few for three splits.
+        UserError: without skip_corrupt, pairs are damaged, differ in size, or have unknown values;
+            or there are too few for three splits.
     """
     listing = pairs.listing
     name = listing.root.resolve().name
@@ -191,7 +191,7 @@ def _open_whole(
     rows: np.ndarray,  # (n,) int64
     megapixels: int,
 ) -> WholeImages:
-    """The whole images of some rows, beside the store."""
+    """Whole images of some rows, stored beside the store."""
     listing = pairs.listing
     size = store.images.shape[-1]
     levels = None if store.deep is None else store.deep.levels
@@ -227,10 +227,10 @@ def _with_lost_classes(
     train: np.ndarray,  # (n,) rows
     rectangles: bool,
 ) -> Listing:
-    """The listing with a warning of the classes that no mask, or no training mask, shows.
+    """The listing with warnings about classes that occur in no mask, or in no training mask.
 
     Args:
-        rectangles: some masks show more than the squares whose pixels were counted.
+        rectangles: True if some masks extend beyond the squares whose pixels were counted.
     """
     nowhere = pixels.sum(0) == 0
     untrained = (pixels[train].sum(0) == 0) & ~nowhere
@@ -254,6 +254,6 @@ def _named(
     classes: tuple[str, ...],
     chosen: np.ndarray,  # (C,) bool
 ) -> str:
-    """The names of the chosen classes, a few of many."""
+    """Names of the chosen classes; only the first few if there are many."""
     names = [classes[number] for number in np.flatnonzero(chosen)]
     return shortened(names, _SHOWN)

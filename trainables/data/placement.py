@@ -1,5 +1,5 @@
-"""A store on the device: where it fits into the memory of a GPU, batches are gathered there, and
-nothing but row numbers crosses the bus.
+"""Copies of a store on the device. If a store fits into a GPU's memory, batches are gathered there,
+and only row numbers cross the bus.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ OnDevice = Literal["auto", "always", "never"]
 """Values of `data.on_device`."""
 
 FREE_SHARE = 0.4
-"""Largest share of a device's free memory that a store may take under `auto`."""
+"""Largest share of a device's free memory that a store may take with `auto`."""
 _CHUNK_BYTES = 64 << 20  # read and copied at a time
 
 D = TypeVar("D", bound=DataSet)
@@ -35,7 +35,7 @@ class DeviceRows:
         row_bytes = max(1, array.nbytes // max(1, len(array)))
         step = max(1, _CHUNK_BYTES // row_bytes)
         for start in range(0, len(array), step):
-            # A copy: torch does not take a read-only map.
+            # Copy, because torch does not accept a read-only memory map.
             part = torch.from_numpy(array[start : start + step].copy())
             self.rows[start : start + step] = part
 
@@ -50,12 +50,12 @@ class DeviceRows:
 
 @dataclass(frozen=True)
 class Placement:
-    """The place of a data set's store, decided before a trial."""
+    """Where a data set's store is placed, decided before a trial."""
 
     fits: bool
-    """The store is, or may be, on the device."""
+    """True if the store is, or may be, on the device."""
     store_bytes: int
-    """Bytes of its images and masks."""
+    """Size of its images and masks, in bytes."""
 
     def describe(self) -> str:
         """One clause for `--plan`."""
@@ -66,7 +66,7 @@ class Placement:
 
 
 def placement(data: DataSet, wanted: OnDevice, device: torch.device) -> Placement:
-    """Decide whether the store of `data` is to lie on a device.
+    """Decide if the store of `data` goes to a device.
 
     Args:
         wanted: auto: on a CUDA device, if it takes at most `FREE_SHARE` of the free memory.
@@ -81,23 +81,23 @@ def placement(data: DataSet, wanted: OnDevice, device: torch.device) -> Placemen
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still take of a device's memory; 0 where it is not known, as on a
+    """Bytes of a device's memory that this process can still allocate; 0 if unknown, as on a
     CPU."""
     if device.type != "cuda":
         return 0
-    # Not all of these functions take a device without a number.
+    # Some of these functions need a device with a number.
     number = torch.cuda.current_device() if device.index is None else device.index
     free, total = torch.cuda.mem_get_info(number)
 
-    # Several trials that share a card are given a part of it each.
+    # Trials that share a GPU are each limited to a part of it.
     allowed = int(torch.cuda.get_per_process_memory_fraction(number) * total)
     own = torch.cuda.memory_reserved(number)
     return min(free, max(0, allowed - own))
 
 
 def on_device(data: D, wanted: OnDevice, device: torch.device) -> D:
-    """The same data, whose training and evaluation batches are gathered on `device` if its store
-    may lie there. Kept for the next trial on the same data; other data take its place."""
+    """The same data, with batches gathered on `device` if its store may be placed there. The copy
+    is kept for the next trial on the same data; other data replace it."""
     if device.type == "cpu" or wanted == "never":
         return data
 
@@ -111,13 +111,13 @@ def on_device(data: D, wanted: OnDevice, device: torch.device) -> D:
 
 
 def forget_placed() -> None:
-    """Give back the memory of the store that lies on a device."""
+    """Free the memory of the store on a device."""
     _placed.clear()
-    torch.cuda.empty_cache()  # nothing where no GPU is in use
+    torch.cuda.empty_cache()  # no effect if no GPU is in use
 
 
 def copied_to(data: D, device: torch.device) -> D:
-    """The same data with its store on `device`, whatever kind of device that is."""
+    """The same data with its store on `device`, which may be of any kind."""
     copies = {key: DeviceRows(array, device) for key, array in _arrays(data).items()}
 
     def placed(split: Split) -> Split:

@@ -1,4 +1,4 @@
-"""The images of each step's batch: a pure function of (seed, step), so that a resumed run needs no
+"""The choice of each step's images: a pure function of (seed, step), so a resumed run needs no
 history."""
 
 from typing import Protocol
@@ -8,21 +8,21 @@ import torch
 
 
 class BatchSampler(Protocol):
-    """The interface of a sampler to the training loop."""
+    """The sampler interface that the training loop uses."""
 
     batch_size: int
     """Number of images in every step, over all workers and micro-batches."""
     unit: int
-    """Number of images that belong together, such as an episode's: shares of workers and
-    micro-batches are multiples of it. Divides `batch_size`."""
+    """Number of images that stay together, such as an episode's. Shares of workers and
+    micro-batches are multiples of it, and it divides `batch_size`."""
 
     def positions(self, step: int) -> np.ndarray:
         """Positions (batch_size,) int64 into the training split of global step `step`."""
 
 
 class Sampler:
-    """The training images as one endless stream of shuffled passes. The batch of a step is a slice
-    of the stream, known without history."""
+    """The training images as one endless stream of shuffled passes. A step's batch is a slice of
+    the stream and is computed without any history."""
 
     unit = 1
 
@@ -47,7 +47,7 @@ class Sampler:
         return np.concatenate(pieces)
 
     def _pass(self, number: int) -> np.ndarray:  # (length,) int64
-        """A shuffle of all images. Only the latest two are kept: a batch reaches over both."""
+        """A shuffle of all images. Only the latest two are kept, because a batch may span both."""
         if number not in self._passes:
             before = number - 1
             self._passes = {kept: p for kept, p in self._passes.items() if kept == before}
@@ -58,7 +58,7 @@ class Sampler:
 
 
 def generator(seed: int, *place: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but (seed, place)."""
+    """A CPU generator that depends only on (seed, place)."""
     sequence = np.random.SeedSequence([seed, *place])
     state = int(sequence.generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state >> 1)

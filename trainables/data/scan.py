@@ -1,4 +1,4 @@
-"""The files of a folder: which are images, and which are none and why."""
+"""The files of a folder: which ones are images, and why others are not."""
 
 import os
 from collections import Counter
@@ -11,13 +11,13 @@ from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
 _SYSTEM_FOLDERS = {
-    *("@eadir", "#recycle", "@recycle"),  # thumbnails and waste of network drives
+    *("@eadir", "#recycle", "@recycle"),  # thumbnails and recycle bins of network drives
     *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
 }
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 TABLES = (".csv", ".tsv")
-"""Endings of label files."""
-_KINDS = 12  # of files that are no images: of more, the rarest are counted together
+"""Extensions of label files."""
+_KINDS = 12  # most kinds of other files that are listed; the rarest are counted together
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Scan:
     """Everything below a folder."""
 
     images: tuple[str, ...]
-    """Paths of the images, relative to the root and sorted."""
+    """Sorted paths of the images, relative to the root."""
     left_out: tuple[LeftOut, ...] = ()
-    """Everything else, but for `tables`."""
+    """Everything else, except `tables`."""
     unread: dict[str, str] = field(default_factory=dict)
-    """Folder -> ending of pictures in it that Pillow cannot read, where it holds no image."""
+    """Folder -> extension of pictures in it that Pillow cannot read, if it contains no image."""
     empty: tuple[str, ...] = ()
-    """Folders without a single file, sorted."""
+    """Folders without any files, sorted."""
     tables: tuple[str, ...] = ()
     """Label files beside the images, sorted."""
 
     def others(self, read: Container[str]) -> tuple[LeftOut, ...]:
-        """Everything that is no image, label files among it.
+        """All files that are not images, including label files.
 
         Args:
-            read: label files that are read: they are not left out.
+            read: label files that are used, and so are not left out.
         """
         found = list(self.left_out)
         for table in self.tables:
@@ -56,7 +56,7 @@ class Scan:
 
 
 class _Skipped:
-    """Files that are no images, counted by reason."""
+    """Files that are not images, counted by reason."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -69,7 +69,7 @@ class _Skipped:
         self.examples.setdefault(reason, example)
 
     def listed(self) -> tuple[LeftOut, ...]:
-        """The most frequent first; the rarest of many kinds are counted together."""
+        """Kinds of files, most frequent first; if there are many, the rarest are merged."""
         found = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         listed = [LeftOut(reason, files, self.examples[reason]) for reason, files in found]
         if len(listed) <= _KINDS:
@@ -81,15 +81,15 @@ class _Skipped:
 
 
 def scan_folder(root: Path, is_read: Callable[[str], bool] = lambda path: False) -> Scan:
-    """Lists all images below `root`.
+    """List all images below `root`.
 
-    Names that begin with a dot are left out, and so are the thumbnails and the waste of network
+    Names that begin with a dot are left out, and so are thumbnails and recycle bins of network
     drives and desktops. Symbolic links are followed, each real folder once.
 
     Args:
-        is_read: tells the path of a file that is no image and is read, such as a list of classes.
+        is_read: path -> True if the file is read although it is not an image, such as a class file.
     Raises:
-        UserError: a folder that may not be read, or a name that is not UTF-8.
+        UserError: a folder is not readable, or a name is not UTF-8.
     """
     images: list[str] = []
     unread: dict[str, str] = {}
@@ -125,20 +125,20 @@ def scan_folder(root: Path, is_read: Callable[[str], bool] = lambda path: False)
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders directly in `root`, sorted; hidden ones and those of systems are none.
+    """Folders directly in `root`, sorted, without hidden and system folders.
 
     Raises:
-        UserError: `root` may not be read.
+        UserError: `root` is not readable.
     """
     names = [entry.name for entry in _directly_in(root) if entry.is_dir()]
     return [root / name for name in sorted(names) if not _why_not_entered(name)]
 
 
 def label_files_in(root: Path) -> list[Path]:
-    """The files directly in `root` that are tables by their ending, sorted.
+    """Files directly in `root` with the extension of a table, sorted.
 
     Raises:
-        UserError: `root` may not be read.
+        UserError: `root` is not readable.
     """
     names = [entry.name for entry in _directly_in(root)]
     return [root / name for name in sorted(names) if name.lower().endswith(TABLES)]
@@ -183,7 +183,7 @@ def _why_not_entered(name: str) -> str:
 
 
 def _count_files(folder: Path) -> int:
-    """Number of files below a folder that is left out; what may not be read counts nothing."""
+    """Number of files below a folder that is left out, not counting unreadable folders."""
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
@@ -195,9 +195,9 @@ def _skip_files(prefix: str, names: Iterable[str], skipped: _Skipped) -> None:
         elif name.startswith("."):
             reason = "with hidden names"
         elif ending in TABLES and not prefix:
-            continue  # a label file, or beside them
+            continue  # a label file, or beside one
         elif ending[1:].isdecimal():
-            reason = "ending in a number"  # as scanners name slices
+            reason = "ending in a number"  # scanners name slices like this
         elif ending:
             reason = f"ending {ending}"
         else:
@@ -214,7 +214,7 @@ def _unread(folder: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _check_names(root: Path, images: Iterable[str]) -> None:
-    """Refuses names that are not UTF-8: they cannot be written to logs, records and MLflow."""
+    """Refuse names that are not UTF-8: they cannot be written to logs, records and MLflow."""
     if _is_text("".join(images)):
         return
     wrong = [image for image in images if not _is_text(image)]
@@ -234,5 +234,5 @@ def _is_text(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """The name with its undecodable bytes as \\xe9."""
+    """The name with undecodable bytes written as \\xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

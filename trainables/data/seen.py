@@ -1,5 +1,5 @@
-"""The record of what a backbone has been trained on, which travels with its weights, and how much
-of another data set's val and test is in it."""
+"""The record of all data that a backbone was trained on, stored with its weights, and the overlap
+of that record with another data set's val and test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from trainables.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One training that shaped a backbone."""
+    """One training run of a backbone."""
 
     data: str
     """Name of the data set."""
     seed: int
-    """`data.seed`, which splits it."""
+    """`data.seed`, which determines the splits."""
     labels: bool
-    """Trained with labels (or masks)."""
+    """True if labels (or masks) were used."""
     classes: tuple[str, ...]
-    """Classes that it learned to tell apart; empty without labels."""
-    keys: np.ndarray  # (n,) int64, sorted: `Contents.keys` of the images trained on
+    """Classes that it learned to distinguish; empty without labels."""
+    keys: np.ndarray  # (n,) int64, sorted: `Contents.keys` of the training images
 
     @staticmethod
     def on(data: DataSet, seed: int, labels: bool) -> "Training | None":
-        """The training on a data set's training split; None where its contents are unknown."""
+        """Training on a data set's training split; None if its contents are unknown."""
         contents = getattr(data, "contents", None)
         if contents is None:
             return None
@@ -44,36 +44,36 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class SeenRecord:
-    """All trainings of a backbone, those of the backbone it started from first."""
+    """All training runs of a backbone, beginning with those of the backbone it started from."""
 
     trainings: tuple[Training, ...] = ()
     complete: bool = True
-    """False: it started from weights of which it is unknown what they have seen."""
+    """False if it started from weights whose training data is unknown."""
 
     def then(self, training: Training | None) -> "SeenRecord":
-        """The record after one more training; None: one whose images are unknown."""
+        """The record after one more training; None means one whose images are unknown."""
         if training is None:
             return SeenRecord(self.trainings, complete=False)
         return SeenRecord((*self.trainings, training), self.complete)
 
     def keys(self, labels: bool) -> np.ndarray:  # (n,) int64
-        """All images that were trained on with labels, or without."""
+        """All images that were trained on with labels, or all without."""
         chosen = [training.keys for training in self.trainings if training.labels == labels]
         return np.unique(np.concatenate([np.empty(0, np.int64), *chosen]))
 
     @property
     def classes(self) -> set[str]:
-        """Classes that some training learned to tell apart."""
+        """Classes that any training learned to distinguish."""
         return {name for training in self.trainings for name in training.classes}
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name the set of all images seen."""
+        """16 hexadecimal digits that identify the set of all images seen."""
         everything = [self.keys(labels=True), self.keys(labels=False)]
         return digest_of_keys(np.concatenate(everything))
 
     def to_payload(self) -> dict[str, Any]:
-        """Tensors and plain values, for the file of weights."""
+        """Convert to tensors and plain values, for the weights file."""
         trainings = []
         for training in self.trainings:
             plain = {
@@ -88,10 +88,10 @@ class SeenRecord:
 
     @staticmethod
     def from_payload(payload: Mapping[str, Any]) -> "SeenRecord":
-        """Reads what `to_payload` gave.
+        """Read what `to_payload` returned.
 
         Raises:
-            UserError: the record is of a later version, or damaged.
+            UserError: the record is from a later version, or damaged.
         """
         try:
             if payload["version"] != 1:
@@ -116,17 +116,17 @@ class SeenRecord:
 
 @dataclass(frozen=True)
 class Met:
-    """Number of images of a split that a backbone has been trained on."""
+    """Number of images in a split that a backbone has been trained on."""
 
     images: int
     """Images of the split."""
     with_labels: int
     without_labels: int
-    """Images seen without labels alone."""
+    """Images seen only without labels."""
 
     @property
     def seen(self) -> int:
-        """Images seen either way."""
+        """Images seen with or without labels."""
         return self.with_labels + self.without_labels
 
     def __str__(self) -> str:
@@ -139,7 +139,7 @@ class Met:
 
 
 def met(record: SeenRecord, data: DataSet, split: Split) -> Met:
-    """Counts the images of a split that were trained on, or a near-duplicate of theirs was."""
+    """Count the images of a split that were trained on, themselves or as a near-duplicate."""
     if data.contents is None:
         return Met(len(split), 0, 0)
     groups = data.contents.groups
@@ -163,7 +163,7 @@ def _groups_seen(data: DataSet, keys: np.ndarray) -> np.ndarray:
 
 
 def _classes_of(data: DataSet, split: Split) -> tuple[str, ...]:
-    """Names of the classes that occur in a split; all of them where pixels have classes."""
+    """Names of the classes in a split; all of the data set's if pixels have classes."""
     targets = split.targets()
     if targets is None or split.mask_images is not None:
         return data.classes

@@ -1,33 +1,33 @@
-"""Upper bounds of the correlations of many images, by few numbers of each.
+"""Upper bounds on the correlations of many images, from a few numbers per image.
 
 Pixels with mean 0 and length 1 are projected onto a few axes. The product of two such vectors is
-that of their projections plus that of what the axes leave out, which by Cauchy and Schwarz is at
-most the product of the two lengths. So most pairs that do not correlate need no comparison of
-pixels, and no pair that does is lost.
+the product of their projections plus that of the remainders. By Cauchy-Schwarz, the latter is at
+most the product of their lengths. So most pairs that do not correlate are excluded without
+comparing pixels, and no pair that does correlate is lost.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-_SAMPLE = 1152  # images that the axes are made from
-_STEPS = (128, 512, 1152)  # axes that are looked at first, and after them
-_MOST_NUMBERS = 1 << 25  # of all images together: 128 MB
-_TRIED = 1 << 23  # pairs after which it is known whether sketches help
-_WORTH = 0.6  # of all pairs: where more are left, bounds cost more than they spare
-_MARGIN = 1e-3  # of a bound: rounding of a length near 0 is the root of that of its square
+_SAMPLE = 1152  # images from which the axes are computed
+_STEPS = (128, 512, 1152)  # axes used at first, and in later steps
+_MOST_NUMBERS = 1 << 25  # for all images together: 128 MB
+_TRIED = 1 << 23  # number of pairs after which it is known if sketches help
+_WORTH = 0.6  # share of pairs left, above which bounds cost more than they save
+_MARGIN = 1e-3  # of a bound, for rounding: a length near 0 is the root of its rounded square
 
 MOST_SKETCHED = _MOST_NUMBERS // 64
-"""Number of images up to which each has a sketch that says something."""
+"""Largest number of images for which sketches have enough numbers each."""
 MOST_PIXELS = 3 * 64 * 64
-"""Values of an image up to which a sample and its axes take little memory."""
+"""Largest number of values per image for which a sample and its axes need little memory."""
 
 Vectors = Callable[[np.ndarray], np.ndarray]
-"""(k,) positions -> (k, D) float32 of mean 0 and length 1, or zeros."""
+"""(k,) positions -> (k, D) float32 with mean 0 and length 1, or zeros."""
 
 
 class Sketches:
-    """Projections of images onto the main directions of a sample of them.
+    """Projections of images onto the principal directions of a sample of them.
 
     Args:
         block: number of images that are projected at a time.
@@ -40,7 +40,7 @@ class Sketches:
         block: int,
     ):
         most = min(_STEPS[-1], _MOST_NUMBERS // count)
-        self._areas = [0, 0]  # pairs of rows and columns that were asked for, and that are left
+        self._areas = [0, 0]  # pairs of rows and columns: requested, and remaining
         axes = _main_axes(vectors, count, most)
         width = axes.shape[1]
         self._ends = [end for end in _STEPS if end < width] + [width]
@@ -59,7 +59,7 @@ class Sketches:
 
     @property
     def pay(self) -> bool:
-        """Sketches have spared more comparisons than they cost, or have hardly been asked."""
+        """True if sketches have saved more comparisons than they cost, or have hardly been used."""
         asked, left = self._areas
         return asked < _TRIED or left < _WORTH * asked
 
@@ -70,7 +70,7 @@ class Sketches:
         right: np.ndarray,  # (b,) positions
         least: float,  # correlation in [0, 1]
     ) -> np.ndarray:  # (a, b) bool
-        """The same pairs but for those whose correlation is certainly below `least`."""
+        """Exclude the pairs whose correlation is certainly below `least`."""
         rows = np.arange(len(left))
         columns = np.arange(len(right))
         kept = near
@@ -108,7 +108,7 @@ def _main_axes(
     count: int,
     most: int,
 ) -> np.ndarray:  # (D, k) float32, orthonormal columns, k <= most
-    """The principal directions of a sample of images, those that hold most of it first."""
+    """Principal directions of a sample of images, in descending order of variance."""
     every = max(1, count // _SAMPLE)
     chosen = np.arange(0, count, every)[:_SAMPLE]
     sample = vectors(chosen).astype(np.float64)

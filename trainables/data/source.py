@@ -1,4 +1,4 @@
-"""The images that a store is built from, and the one pass over them that decodes each once."""
+"""The images from which a store is built, and the single pass that decodes them."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,61 +15,60 @@ from trainables.data.images import CorruptImage, Picture
 from trainables.data.levels import FLOATING, SIXTEEN_BITS, DeepImages, Found, Levels
 from trainables.processors import available_processors
 
-_CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
-_RUN = 8  # rows that a thread takes at a time: fewer take more time to be handed out
+_CHUNK = 256  # rows decoded at a time, which bounds the memory of unwritten results
+_RUN = 8  # rows per task of a thread; with fewer, scheduling takes longer
 
 _MOST_THREADS = 32
 
 BICUBIC = 1
-"""Version of contents whose thumbnails are drawn by the filter of the images that are trained
-on."""
+"""Version of contents with thumbnails drawn by the filter of the training images."""
 REDUCED = 2
-"""Version of contents whose thumbnails of files are drawn in two steps, at a third of the cost."""
+"""Version of contents with thumbnails of files drawn in two steps, at a third of the cost."""
 
 Take = Callable[[int, Picture], None]
-"""Receives a row and its image, which it may draw at several sizes; may raise CorruptImage."""
+"""Receives a row and its image, which it may resize to several sizes; may raise CorruptImage."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images that a store is built from; made only when something of it is missing."""
+    """The images from which a store is built; created only if part of the store is missing."""
 
     count: int
     """Number of rows N."""
     open: Callable[[int], Picture]
     """Row -> its image; raises CorruptImage. Called from several threads."""
     describe: Callable[[int], str]
-    """Row -> the path that an error names."""
+    """Row -> path for error messages."""
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     has_copies: bool = True
-    """One picture may be there more than once, re-encoded. False: equal contents alone are one
+    """True if a picture may occur more than once, re-encoded. False: only equal contents are one
     picture."""
     version: int = BICUBIC
-    """Version of its contents: the thumbnails in which copies are looked for."""
+    """Version of its contents, which decides the thumbnails that are searched for copies."""
     extra: dict[str, Any] = field(default_factory=dict)
     """JSON that is kept with the store."""
     read_mask: Callable[[int, int], np.ndarray] | None = None
     """(row, S) -> (S, S) uint8; raises CorruptImage. None: data without masks."""
     open_scaled: Callable[[int, Levels], Picture] | None = None
-    """As `open`, where values of more than 8 bits are scaled from the range of the data set. None:
+    """Like `open`, but values of more than 8 bits are scaled from the range of the data set. None:
     there are no such values."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Result of one look at every row."""
+    """Result of one pass over all rows."""
 
     skipped: list[tuple[int, str]]
-    """(row, reason) of those that cannot be used."""
+    """(row, reason) for each row that cannot be used."""
     deep: DeepImages | None
-    """Images of more than 8 bits a channel; None where there are none."""
+    """Images with more than 8 bits per channel; None if there are none."""
 
 
 def read_all(source: Source, takes: Sequence[Take], progress: bool) -> Reading:
-    """Opens every row once and hands it to all of `takes`, in several threads.
+    """Open every row once and pass it to all of `takes`, in several threads.
 
-    Rows of more than 8 bits are opened again where their own range is not that of all of them.
-    Shows a progress bar if `progress`, on a terminal alone.
+    Rows with more than 8 bits are opened again if the range of the data set is not that of 16 bits.
+    With `progress`, a progress bar is shown, but only on a terminal.
     """
     found: dict[int, Found] = {}
 
@@ -85,7 +84,7 @@ def read_all(source: Source, takes: Sequence[Take], progress: bool) -> Reading:
         levels = deep.levels
 
         def open_again(row: int) -> Picture:
-            # Without its mode: what the file holds is on record already.
+            # Without its mode, because the file's mode has already been recorded.
             return replace(open_scaled(row, levels), mode="")
 
         _read(open_again, sorted(found), takes, progress)
@@ -95,7 +94,7 @@ def read_all(source: Source, takes: Sequence[Take], progress: bool) -> Reading:
 def _read(
     open_row: Callable[[int], Picture], rows: Sequence[int], takes: Sequence[Take], progress: bool
 ) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
-    """Opens some rows and hands them to all of `takes`."""
+    """Open some rows and pass them to all of `takes`."""
 
     def read(run: Sequence[int]) -> list[tuple[int, str]]:
         failed = []
@@ -124,15 +123,15 @@ def _read(
 
 
 def _threads() -> int:
-    """Number of images that are decoded at a time: Pillow decodes and resizes without Python's
-    lock."""
+    """Number of images decoded in parallel: Pillow releases the GIL while it decodes and
+    resizes."""
     return min(_MOST_THREADS, available_processors())
 
 
 @contextmanager
 def progress_bar(doing: str, count: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs, or nothing; gives the function that moves
-    it on by some images."""
+    """Show a progress bar on standard error while the block runs, if `shown`. Yields a function
+    that advances it by a number of images."""
     bar = Progress(
         TextColumn(doing),
         BarColumn(),

@@ -1,7 +1,7 @@
-"""Names of splits, as people give them to folders, label files and images.
+"""Names of splits, as used for folders, label files and images.
 
-`part_of` knows `train`, `val`, `validation`, `test` with a number: the rule of the first version.
-`split_of` knows the others: `seg_train`, `train2017`, `images_train`, `dev`, `holdout`, ...
+`part_of` knows `train`, `val`, `validation`, `test` with a number, as in the first version.
+`split_of` knows all others: `seg_train`, `train2017`, `images_train`, `dev`, `holdout`, ...
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 PARTS = ("train", "val", "test")
 HIDDEN = "hidden"
-"""Part of the images of a test set without labels."""
+"""Part of images in a test set without labels."""
 
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-]\d+)?", re.IGNORECASE)
 
@@ -23,7 +23,7 @@ _WORDS = {
 _PART_OF_WORD = {word: part for part, words in _WORDS.items() for word in words.split()}
 _TWO_WORDS = {("hold", "out"): "test", ("held", "out"): "test"}
 _ONLY_WITH_IMAGES = {"background"}
-"""Words that name a split beside `images` alone: Omniglot's images_background."""
+"""Words that name a split only beside `images`: Omniglot's images_background."""
 
 _AFFIXES = frozenset(
     [
@@ -106,7 +106,7 @@ _PIECES = frozenset(
         "volume",
     ]
 )
-"""Words before the number, or the letter, of a piece of a set: HAM10000_images_part_1."""
+"""Words before the number or letter of a piece of a set: HAM10000_images_part_1."""
 _FOLD = re.compile(r"(?:cv)?[_-]?(fold|set|split|part|batch|chunk|shard|subset)[ _-]*\d+", re.I)
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
@@ -118,9 +118,9 @@ class Look:
     part: str
     """One of `PARTS`, or "eval" for a name that may be val or test."""
     usual: bool
-    """True where the other words are single letters and those that people add to a split's name."""
+    """True if the other words are single letters, or words often added to the name of a split."""
     others: tuple[str, ...]
-    """The other words, without numbers: ("seg",) of seg_train."""
+    """The other words, without numbers: ("seg",) for seg_train."""
 
 
 def part_of(name: str) -> str | None:
@@ -130,8 +130,8 @@ def part_of(name: str) -> str | None:
 
 
 def split_of(name: str) -> Look | None:
-    """The split that a name looks like: "seg_train", "train2017", "TestImages", "dev"; None for a
-    name with no word of a split, or with two."""
+    """The split that a name looks like: "seg_train", "train2017", "TestImages", "dev". None if the
+    name contains no word for a split, or words for two."""
     words = _words(name)
     found: list[str] = []
     others: list[str] = []
@@ -158,7 +158,7 @@ def split_of(name: str) -> Look | None:
 
 
 def _words(name: str) -> list[str]:
-    """Words and numbers of a name, in lower case: "ImageTrain2017" -> image, train, 2017."""
+    """Words and numbers in a name, in lower case: "ImageTrain2017" -> image, train, 2017."""
     return [token.lower() for token in _TOKEN.findall(name)]
 
 
@@ -170,12 +170,12 @@ def _part_of_word(word: str) -> str | None:
 
 
 def is_fold(name: str) -> bool:
-    """Tells names such as fold0, set_1, part-03, which are pieces of a set and no classes."""
+    """True for names such as fold0, set_1, part-03: pieces of a set, not classes."""
     return _FOLD.fullmatch(name) is not None
 
 
 def are_pieces(names: Sequence[str]) -> bool:
-    """Tells folders that are numbered pieces of one set and no classes: fold0, fold1, ...;
+    """True if folders are numbered pieces of one set, not classes: fold0, fold1, ...;
     images_001, images_002; birds_part_a, birds_part_b."""
     if len(names) < 2:
         return False
@@ -194,8 +194,8 @@ def are_pieces(names: Sequence[str]) -> bool:
 
 
 def firm_looks(names: Iterable[str]) -> dict[str, Look]:
-    """The names that are splits. An unusual name is one only beside its like: seg_train is a split
-    where there is a seg_test, and bullet_train is a class."""
+    """The names that are splits. An unusual name counts only together with a similar one: seg_train
+    is a split if there is a seg_test, but bullet_train is a class."""
     looks: dict[str, Look] = {}
     for name in names:
         look = split_of(name)
@@ -211,7 +211,7 @@ def firm_looks(names: Iterable[str]) -> dict[str, Look]:
 
 
 def parts_of_looks(looks: Mapping[str, Look]) -> dict[str, str]:
-    """Name -> part. "eval" is the test, or val beside a test."""
+    """Name -> part. "eval" is test, or val if there is a test."""
     has_test = any(look.part == "test" for look in looks.values())
     eval_part = "val" if has_test else "test"
     parts: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Splits of a store: one trains, one selects, one is for claims."""
+"""Splits of a store: one for training, one for selection, one for claims."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,22 +16,22 @@ from trainables.data.whole import WholeImages
 from trainables.data_summary import DataSummary
 
 CARVED = 0.15
-"""Fraction of each class that is carved for validation, and again for test, where the layout has
-none."""
+"""Fraction of each class that is carved for validation, and again for test, if the layout lacks
+them."""
 CARVED_CLASSES = 0.2
-"""Fraction of the classes that is carved for few-shot validation, and again for test, where the
-layout has none."""
+"""Fraction of the classes that is carved for few-shot validation, and again for test, if the layout
+lacks them."""
 GALLERY = 10_000
 """Largest number of labelled images, class-balanced, for kNN and the linear probe."""
 UNLABELED = 5_000
-"""Largest number of images that are carved from unlabeled data for each of val and test."""
+"""Largest number of images carved from unlabeled data for val, and again for test."""
 IGNORE = 255
-"""Value of a mask's pixel without class. In a store its class is unknown; an augmented mask has it
-also where there is no image (padding)."""
+"""Mask value of a pixel without class. In a store, the class is unknown; in an augmented mask, it
+also marks padding."""
 
 
 class Rows(Protocol):
-    """Rows of a store's array, wherever they lie."""
+    """Rows of a store's array, on any device."""
 
     def take(
         self,
@@ -41,7 +41,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a store; the images themselves are shared by all splits and processes."""
+    """Some rows of a store. All splits and processes share the images themselves."""
 
     images: np.ndarray  # (N, 3, S, S) uint8, memory-mapped
     labels: np.ndarray | None  # (N,) int64 of the whole store, -1 = unlabeled
@@ -49,12 +49,12 @@ class Split:
     # (N, S, S) uint8, memory-mapped: [0, C) or IGNORE; None for data without masks
     mask_images: np.ndarray | None = None
     whole: WholeImages | None = None
-    """Whole images of these rows, by which segmentation is judged; None where the squares are
-    whole, or where they are judged by."""
+    """Whole images of these rows, on which segmentation is evaluated. None if all images are
+    square, or if evaluation uses the squares."""
     device_images: Rows | None = None
-    """The same images on a GPU, where the store fits (`placement.py`)."""
+    """The same images on a GPU, if the store fits (`placement.py`)."""
     device_masks: Rows | None = None
-    """The same masks there."""
+    """The same masks on a GPU."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -63,7 +63,7 @@ class Split:
         self,
         positions: np.ndarray | Tensor,  # (B,) int, positions within this split
     ) -> Tensor:  # (B, 3, S, S) uint8, a copy
-        """Gathers images from the memory map."""
+        """Read images from the memory map."""
         rows = self.indices[np.asarray(positions)]
         fetch(self.images, rows)
         return torch.from_numpy(self.images[rows])
@@ -72,7 +72,7 @@ class Split:
         self,
         positions: np.ndarray | Tensor,  # (B,) int, positions within this split
     ) -> Tensor:  # (B, S, S) uint8, a copy: [0, C) or IGNORE
-        """Gathers the masks of `batch(positions)`; only for data with masks."""
+        """Read the masks of `batch(positions)`; only for data with masks."""
         assert self.mask_images is not None
         rows = self.indices[np.asarray(positions)]
         fetch(self.mask_images, rows)
@@ -82,7 +82,7 @@ class Split:
         self,
         positions: np.ndarray,  # (B,) int, positions within this split
     ) -> Tensor:  # (B, 3, S, S) uint8, a copy, on the GPU or on the CPU
-        """Gathers the images of `batch(positions)` where they are nearest to a network."""
+        """Gather the images of `batch(positions)` from the GPU if they are there."""
         if self.device_images is None:
             return self.batch(positions)
         return self.device_images.take(self.indices[positions])
@@ -90,8 +90,8 @@ class Split:
     def input_masks(
         self,
         positions: np.ndarray,  # (B,) int, positions within this split
-    ) -> Tensor:  # (B, S, S) uint8, a copy, where `input_batch` is
-        """Gathers the masks of `input_batch(positions)`; only for data with masks."""
+    ) -> Tensor:  # (B, S, S) uint8, a copy, on the device of `input_batch`
+        """Gather the masks of `input_batch(positions)`; only for data with masks."""
         if self.device_masks is None:
             return self.masks(positions)
         return self.device_masks.take(self.indices[positions])
@@ -100,7 +100,7 @@ class Split:
         self,
         positions: np.ndarray,  # (B,) int, of images of one shape
     ) -> Tensor:  # (B, 3, h, w) uint8, a copy
-        """Gathers whole images; only where there are such."""
+        """Read whole images; only if there are any."""
         assert self.whole is not None
         images = [self.whole.image(row) for row in self.indices[positions]]
         return torch.from_numpy(np.stack(images))
@@ -109,53 +109,54 @@ class Split:
         self,
         positions: np.ndarray,  # (B,) int, of images of one shape
     ) -> Tensor:  # (B, h, w) uint8, a copy: [0, C) or IGNORE
-        """Gathers the masks of `whole_batch(positions)`."""
+        """Read the masks of `whole_batch(positions)`."""
         assert self.whole is not None
         masks = [self.whole.mask(row) for row in self.indices[positions]]
         return torch.from_numpy(np.stack(masks))
 
     def targets(self) -> np.ndarray | None:  # (n,) int64, -1 = unlabeled
-        """Labels of this split's rows, in its order; None for data without labels."""
+        """Labels of this split's rows, in order; None for data without labels."""
         return None if self.labels is None else self.labels[self.indices]
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """The data that a trial trains, selects and is judged on."""
+    """The data on which a trial is trained, selected and tested."""
 
     name: str
     fingerprint: str
-    """Hash of images, labels and splits as they are stored."""
+    """Hash of images, labels and splits as stored."""
     classes: tuple[str, ...]
     """Names of the labels 0, 1, ...; empty for unlabeled data."""
     train: Split
     """Training images; self-supervised training ignores their labels."""
     gallery: Split | None
-    """Labelled images for kNN and the linear probe; None where there are no labels."""
+    """Labelled images for kNN and the linear probe; None if there are no labels."""
     val: Split
-    """Validation images, by which a search selects: the queries of kNN."""
+    """Validation images, on which a search selects: the queries of kNN."""
     test: Split
-    """Images for claims alone; no search sees them."""
+    """Images only for claims; no search sees them."""
     skipped: tuple[tuple[str, str], ...]
     """(path, reason) of files left out by skip_corrupt."""
     summary: DataSummary = field(default_factory=DataSummary)
-    """Everything that was understood about the data."""
+    """Everything that was found out about the data."""
     colors: tuple[tuple[int, int, int], ...] = ()
     """Red, green, blue (0-255) of each class, for pictures; only for data with masks."""
     contents: Contents | None = None
-    """Identity of every row of the store; None where it is unknown."""
+    """Identity of every row in the store; None if unknown."""
     files: tuple[str, ...] = ()
-    """Path of every row of the store, relative to the folder; empty where images are no files."""
+    """Path of every row in the store, relative to the folder; empty if images are not files."""
     clusters: np.ndarray | None = None  # (N,) int64 of the whole store
-    """Images that belong together, such as drawings of one letter: an interval over test images
-    counts them as one draw. None: each image is alone."""
+    """Groups of images, such as drawings of one letter. An interval over test images treats a group
+    as one draw. None: every image is its own group."""
     levels: Levels | None = None
-    """Range of values that became 0 to 255, of images of more than 8 bits; None without such."""
+    """Range of values that was mapped to 0 to 255, for images with more than 8 bits; None without
+    any."""
 
     @cached_property
     def chance(self) -> float:
-        """Accuracy of guessing among the classes that can be answered: those of the gallery, else
-        of train. NaN for unlabeled data."""
+        """Accuracy of guessing among the classes that can be predicted: those of the gallery or, if
+        there is none, of train. NaN for unlabeled data."""
         count = self._answerable_classes()
         return 1 / count if count else float("nan")
 
@@ -207,8 +208,8 @@ def limited(data: DataSet, limit: int, carver: Carver, by_class: bool) -> DataSe
 
 
 def transductive(data: DataSet) -> DataSet:
-    """The same data with the images of val and test among the training images, for training that
-    looks at no label."""
+    """The same data with the images of val and test added to the training images, for training
+    without labels."""
     queries = np.concatenate([data.val.indices, data.test.indices])
     rows = np.union1d(data.train.indices, queries)
     note = f"transductive: trained on {len(queries):,} images of val and test, without labels"

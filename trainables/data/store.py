@@ -1,5 +1,5 @@
-"""Decode once, train many trials: a memory-mapped uint8 array on disk, shared by every process of
-the machine.
+"""An image store: decoded once for many trials, as a memory-mapped uint8 array on disk that all
+processes of the machine share.
 
     <cache>/<name>-<fingerprint>-<S>px-v1/
         images.npy   (N, 3, S, S) uint8
@@ -8,8 +8,8 @@ the machine.
         masks.npy    (N, S, S) uint8, only for data with masks
     <cache>/<name>-<fingerprint>-contents-v2.npz     for all sizes (`contents.py`)
 
-A store is built in `<...>.building` under a file lock and renamed when it is complete and synced:
-whatever bears the final name is whole.
+A store is built in `<...>.building` under a file lock and renamed when it is complete and synced,
+so a folder with the final name is always complete.
 """
 
 import hashlib
@@ -53,11 +53,11 @@ class Store:
     extra: dict[str, Any]
     masks: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped
     found: FoundImages | None = None
-    """Sizes and modes of the files; None in embedded sets, and in stores of earlier versions."""
+    """Sizes and modes of the files; None for embedded sets and stores of earlier versions."""
     deep: DeepImages | None = None
-    """Images of more than 8 bits a channel, and the range that became 0 to 255."""
+    """Images with more than 8 bits per channel, and the range that was mapped to 0 to 255."""
     rectangles: bool = True
-    """Some image is no square; true where it is not known."""
+    """True if any image is not square, or if that is unknown."""
 
 
 def open_store(
@@ -69,13 +69,13 @@ def open_store(
     progress: bool = False,
     version: int = BICUBIC,
 ) -> Store:
-    """Opens the store of (fingerprint, S), building first what is missing of it. One process
-    builds, the others wait for it.
+    """Open the store of (fingerprint, S), after building any part that is missing. One process
+    builds it; others wait.
 
     Args:
-        version: of its contents.
+        version: version of its contents.
     Raises:
-        UserError: the cache directory cannot be written, its disk is full, or the store in it is
+        UserError: the cache directory is not writable, its disk is full, or the store in it is
             damaged.
     """
     final = store_path(name, fingerprint, size, cache_dir)
@@ -92,19 +92,20 @@ def open_store(
 
 
 def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -> Path:
-    """Folder of the store with this key, existing or not."""
+    """Folder of the store with this key, whether or not it exists."""
     return path_beside(name, fingerprint, cache_dir, f"{size}px-v{VERSION}")
 
 
 def contents_path(
     name: str, fingerprint: str, cache_dir: Path | None, version: int = BICUBIC
 ) -> Path:
-    """File of the contents that the stores of all sizes share, existing or not."""
+    """File with the contents that stores of all sizes share, whether or not it exists."""
     return path_beside(name, fingerprint, cache_dir, f"contents-v{version}.npz")
 
 
 def path_beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -> Path:
-    """Path in the cache of something of a data set, existing or not."""
+    """Path of a file or folder in the cache that belongs to a data set, whether or not it
+    exists."""
     word = re.sub(r"[^\w.-]+", "_", name)[:40]
     folder = cache_dir or default_cache_dir()
     return folder / f"{word}-{fingerprint[:16]}-{end}"
@@ -113,7 +114,7 @@ def path_beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -
 def existing_extra(
     name: str, fingerprint: str, size: int, cache_dir: Path | None
 ) -> dict[str, Any] | None:
-    """`Source.extra` of a store that has been built already, else None."""
+    """`Source.extra` of a store that already exists, else None."""
     path = store_path(name, fingerprint, size, cache_dir)
     try:
         meta = json.loads((path / META).read_text())
@@ -149,7 +150,7 @@ def _open(path: Path, beside: Path) -> Store:
             f"the image store {path} is damaged ({error}); "
             "remove that folder and run again to rebuild it"
         ) from None
-    skipped = meta["skipped"]  # [row, path, reason] of each
+    skipped = meta["skipped"]  # [row, path, reason] each
     return Store(
         path=path,
         images=images,

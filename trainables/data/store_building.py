@@ -1,5 +1,5 @@
-"""Builds the stores of `store.py`: one pass over the images, under a lock, in a folder that gets
-its name when it is complete and synced."""
+"""Builds the stores of `store.py`: one pass over the images, under a lock, in a folder that is
+renamed when it is complete and synced."""
 
 import errno
 import json
@@ -22,22 +22,22 @@ from trainables.data.survey import Survey
 from trainables.errors import UserError
 
 VERSION = 1
-"""Part of the key: raise it when decoding, resizing or rendering changes."""
+"""Part of the key. Increase it when decoding, resizing or rendering changes."""
 META = "meta.json"
-"""Facts about a store; what has it is complete."""
+"""File with facts about a store; a store that has it is complete."""
 SKIPPED = "skipped.txt"
-"""File in a store that lists what could not be decoded: path, tab, reason."""
+"""File in a store that lists images that could not be decoded: path, tab, reason."""
 BUILDING = ".building"
-"""Suffix of a folder in which something is being built."""
+"""Suffix of a folder that is being built."""
 
-_THUMBNAILS = "thumbnails.npy"  # only while contents are recorded
+_THUMBNAILS = "thumbnails.npy"  # exists only while contents are recorded
 _SPARE_BYTES = 32 << 20  # left free on the disk
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def locked(final: Path, progress: bool) -> Iterator[None]:
-    """Holds the lock of a store while it is built."""
+    """Hold the lock of a store while it is built."""
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{final}.lock")
     try:
@@ -60,7 +60,7 @@ def is_complete(final: Path, beside: Path) -> bool:
 
 
 def build_missing(final: Path, beside: Path, size: int, source: Source, progress: bool) -> None:
-    """Builds the store, the contents, or both in one pass over the images."""
+    """Build the store, the contents, or both in one pass over the images."""
     if (final / META).exists():
         _build_contents(beside, source, progress)
     else:
@@ -68,7 +68,7 @@ def build_missing(final: Path, beside: Path, size: int, source: Source, progress
 
 
 def _build_contents(beside: Path, source: Source, progress: bool) -> None:
-    # Its own lock too: a store of another size may lack the same contents.
+    # Take this lock too: a store of another size may lack the same contents.
     with locked(beside, progress):
         if beside.exists():
             return
@@ -80,9 +80,10 @@ def _build_contents(beside: Path, source: Source, progress: bool) -> None:
 
 @contextmanager
 def _building(final: Path) -> Iterator[Path]:
-    """An empty folder beside `final`, which is removed at the end. The caller holds the lock."""
+    """An empty folder beside `final`, removed at the end of the block. The caller holds the
+    lock."""
     building = final.with_name(final.name + BUILDING)
-    # left by a killed build: nobody else holds the lock
+    # left by a killed build, because no other process holds the lock
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     try:
@@ -110,7 +111,7 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
     rectangles: list[int] = []
 
     def take(row: int, picture: Picture) -> None:
-        # The mask first: of a pair without a usable mask the image stays black.
+        # Read the mask first, so that the image stays black if its mask is unusable.
         if masks is not None and source.read_mask is not None:
             masks[row] = source.read_mask(row, size)
         images[row] = picture.at(size)
@@ -144,7 +145,7 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
 def _read_with_contents(
     building: Path, beside: Path, source: Source, take: Take, progress: bool
 ) -> Reading:
-    """Reads all images for the store, and for the contents where they are missing."""
+    """Read all images for the store, and for the contents if they are missing."""
     if beside.exists():
         return read_all(source, [take], progress)
 
@@ -156,7 +157,7 @@ def _read_with_contents(
 
 
 def _recorder(building: Path, source: Source) -> Recorder:
-    """A recorder whose thumbnails are in a file of the folder."""
+    """A recorder with thumbnails in a file of the folder."""
     if not source.has_copies:
         return Recorder(source, None)
     shape = (source.count, 3, SIDE, SIDE)
@@ -166,7 +167,7 @@ def _recorder(building: Path, source: Source) -> Recorder:
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     array: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    # A full disk must be an error here: writing to a sparse map would raise SIGBUS.
+    # A full disk must raise an error here: writing to a sparse map would raise SIGBUS.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -174,7 +175,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def sync(folder: Path) -> None:
-    """Writes everything in the folder, and its list of names, to the disk."""
+    """Flush all files in the folder, and its list of names, to the disk."""
     for path in (*folder.iterdir(), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -196,7 +197,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def disk_error(error: OSError, folder: Path) -> UserError:
-    """A full disk, or a folder that cannot be written, in one line with the remedy."""
+    """Error for a full disk or a folder that is not writable, in one line with the remedy."""
     if error.errno in _DISK_FULL:
         return UserError(
             f"the disk of {folder} became full while the image store was built; "

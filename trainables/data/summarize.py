@@ -1,10 +1,10 @@
-"""The summary of a data set: what its layout said, and what can be counted in its splits.
+"""The summary of a data set: facts about its layout, and counts of its splits.
 
-    layout_summary   everything that a layout says: nothing is decoded yet
-    folder_summary   called by a loader: what the files hold too, and the origins of the splits
-    with_counts      called at the end, when limits and notes are known: splits, classes, warnings
+    layout_summary   facts from the layout; nothing is decoded yet
+    folder_summary   called by a loader: adds facts from the files, and the origins of the splits
+    with_counts      called last, when limits and notes are known: adds splits, classes, warnings
 
-A warning is a fact that makes a claim worthless. It stands first on every page, and among the
+A warning is a fact that makes a result worthless. It comes first on every page, and is among the
 reasons to doubt the study's answer.
 """
 
@@ -19,22 +19,22 @@ from trainables.data.splits import DataSet, Split
 from trainables.data.store import Store
 from trainables.data_summary import ClassCounts, DataSummary, Duplicates, LeftOut, SplitUse
 
-_NAMED = 8  # classes that are named
-_PIXELS = 1 << 26  # pixels of masks that are looked at, at most
+_NAMED = 8  # most classes that are named
+_PIXELS = 1 << 26  # most mask pixels that are counted
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCounts:
-    """Masks that show a class."""
+    """Number of masks that contain each class."""
 
     counts: np.ndarray  # (C,) int64
     """Number of masks with at least one pixel of each class."""
     looked_at: int
-    """Number of masks that were looked at."""
+    """Number of masks that were read."""
 
 
 def layout_summary(listing: Listing) -> DataSummary:
-    """Everything that is known of a folder before an image is decoded."""
+    """Everything known about a folder before an image is decoded."""
     return DataSummary(
         layout=listing.layout,
         why=listing.why,
@@ -52,10 +52,10 @@ def folder_summary(
     origins: Mapping[str, str],
     duplicates: Duplicates | None,
 ) -> DataSummary:
-    """Everything that is known of a folder before its splits are counted.
+    """Everything known about a folder before its splits are counted.
 
     Args:
-        origins: split -> origin, for splits that are no part of the layout.
+        origins: split -> origin, for splits that do not come from the layout.
     """
     said = layout_summary(listing)
     left_out, notes = said.left_out, said.notes
@@ -100,7 +100,7 @@ def with_counts(data: DataSet) -> DataSet:
 
 
 def _splits(data: DataSet) -> list[tuple[str, Split]]:
-    """Names and splits; a gallery that is the training split is left out."""
+    """Names and splits, without a gallery that equals the training split."""
     splits = [("train", data.train)]
     if data.gallery is not None and _has_own_gallery(data):
         splits.append(("gallery", data.gallery))
@@ -108,7 +108,7 @@ def _splits(data: DataSet) -> list[tuple[str, Split]]:
 
 
 def _has_own_gallery(data: DataSet) -> bool:
-    """Tell if the gallery has other images than train."""
+    """True if the gallery has other images than train."""
     gallery = data.gallery
     return gallery is not None and not np.array_equal(gallery.indices, data.train.indices)
 
@@ -117,7 +117,7 @@ def _has_own_gallery(data: DataSet) -> bool:
 
 
 def _split_use(name: str, split: Split, origins: Mapping[str, str]) -> SplitUse:
-    """One split as the summary names it."""
+    """One split as shown in the summary."""
     classes = len(_labels_in(split))
     return SplitUse(name, len(split), classes, origins.get(name, ""))
 
@@ -126,8 +126,7 @@ def _split_use(name: str, split: Split, origins: Mapping[str, str]) -> SplitUse:
 
 
 def _labels_in(split: Split) -> np.ndarray:
-    """Labels of a split's images, each once; none for images without labels, and for those that
-    have masks."""
+    """Distinct labels of a split's images; empty if they have no labels, or masks instead."""
     targets = split.targets()
     if targets is None or split.mask_images is not None:
         return np.zeros(0, np.int64)
@@ -135,10 +134,10 @@ def _labels_in(split: Split) -> np.ndarray:
 
 
 def _class_counts(data: DataSet) -> ClassCounts:
-    """Number and names of the classes, and the least and most frequent one.
+    """Number and names of the classes, with the least and the most frequent one.
 
-    Counted are the images from which a class is learned: those of the gallery where it has images
-    of its own, as in self-supervised training, else those of train.
+    The counted images are those from which a class is learned: those of the gallery if it differs
+    from train, as in self-supervised training, otherwise those of train.
     """
     learned = data.gallery or data.train
     labels = [_labels_in(split) for split in (learned, data.val, data.test)]
@@ -160,8 +159,8 @@ def _class_counts(data: DataSet) -> ClassCounts:
 
 
 def _pixel_classes(data: DataSet, masks: MaskCounts) -> ClassCounts:
-    """Classes of pixels, and the number of training masks that show each; that is left out where
-    not all masks were looked at."""
+    """Pixel classes, and the number of training masks that contain each; without these numbers if
+    not all masks were read."""
     named = ClassCounts(len(data.classes), data.classes[:_NAMED], unit="training masks")
     if masks.looked_at < len(data.train):
         return named
@@ -175,8 +174,8 @@ def _pixel_classes(data: DataSet, masks: MaskCounts) -> ClassCounts:
 
 
 def masks_with_class(split: Split, classes: int) -> MaskCounts:
-    """Count the masks of a split that show each class, in at most 67 million pixels of masks spread
-    over it: some hundreds of milliseconds."""
+    """Count the masks of a split that contain each class, in at most 67 million pixels of masks
+    spread evenly over it, which takes a few hundred milliseconds."""
     assert split.mask_images is not None
     pixels = split.mask_images.shape[-2] * split.mask_images.shape[-1]
     most = max(1, _PIXELS // pixels)
@@ -191,7 +190,7 @@ def masks_with_class(split: Split, classes: int) -> MaskCounts:
 
 
 def _counted(data: DataSet, counts: np.ndarray, label: int) -> tuple[str, int]:
-    """Name of a class, and its number."""
+    """Name of a class, and its count."""
     name = data.classes[label]
     return name, int(counts[label])
 
@@ -208,7 +207,7 @@ def _known(split: Split) -> np.ndarray:  # (m,) int64
 
 
 def _warnings_about_copies(duplicates: Duplicates | None) -> list[str]:
-    """Test images that are trained on."""
+    """Warning about test images that are also training images."""
     if duplicates is None or not duplicates.remaining:
         return []
     share = duplicates.remaining / duplicates.test
@@ -219,7 +218,7 @@ def _warnings_about_copies(duplicates: Duplicates | None) -> list[str]:
 
 
 def _warnings_about_masks(data: DataSet, masks: MaskCounts) -> list[str]:
-    """Classes that no training mask shows; in a folder all masks have been looked at already."""
+    """Warning about classes in no training mask. Loading a folder has already checked all masks."""
     if data.files:
         return []
     absent = np.flatnonzero(masks.counts == 0)
@@ -235,9 +234,9 @@ def _warnings_about_masks(data: DataSet, masks: MaskCounts) -> list[str]:
 
 
 def _warnings_about_classes(data: DataSet) -> list[str]:
-    """One class only, or classes that are asked for and were never shown.
+    """Warnings about a single class, and about classes in val or test that training lacks.
 
-    Few-shot learning asks for new classes: that is its task.
+    Few-shot learning is exempt from the latter: new classes are its task.
     """
     learned = _labels_in(data.gallery or data.train)
     asked = np.concatenate([_labels_in(data.val), _labels_in(data.test)])

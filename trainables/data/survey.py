@@ -1,4 +1,4 @@
-"""Sizes, colour modes and ranges of the images of a folder, collected while they are decoded."""
+"""Sizes, colour modes and value ranges of a folder's images, collected while they are decoded."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -8,14 +8,14 @@ from trainables.data_summary import FoundImages
 
 
 class Survey:
-    """Collects what pictures say about their files. Threads may share it."""
+    """Collects facts about the files of pictures. Thread-safe."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[tuple[int, int], str]] = []  # appending is atomic, counting is not
         self._levels: list[tuple[float, float]] = []
 
     def take(self, picture: Picture) -> None:
-        """Record one picture; nothing of one without a file."""
+        """Record one picture; pictures without a file are ignored."""
         if not picture.mode:
             return
         size = (picture.width, picture.height)
@@ -24,7 +24,7 @@ class Survey:
             self._levels.append(picture.levels)
 
     def found(self) -> FoundImages | None:
-        """Everything that was recorded; None where there was no file."""
+        """Everything that was recorded; None if there were no files."""
         if not self._seen:
             return None
 
@@ -43,7 +43,7 @@ class Survey:
         )
 
     def as_json(self) -> dict[str, object] | None:
-        """`found` as JSON can hold it."""
+        """`found` in a form that JSON can hold."""
         found = self.found()
         return None if found is None else asdict(found)
 
@@ -56,5 +56,5 @@ class Survey:
 
 
 def read_found(value: dict[str, object] | None) -> FoundImages | None:
-    """Read what `Survey.as_json` returned; None where a store has nothing on record."""
+    """Read what `Survey.as_json` returned; None if a store recorded nothing."""
     return None if value is None else FoundImages.from_json(value)

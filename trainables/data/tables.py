@@ -1,5 +1,5 @@
-"""Label files: csv with a column for the file and one for the label, and an id, which only episodes
-need. Commas, semicolons, tabs and `|` separate; the usual names of columns are known."""
+"""Label files: csv with a column of files and one of labels, and optionally ids, which only
+episodes need. Separators are commas, semicolons, tabs and `|`; the usual column names are known."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ FILE_COLUMNS = (
     "name",
     "id",
 )
-"""Names of the column of file names, in the order in which they are looked for."""
+"""Names of the file column; the first that exists is used."""
 CLASS_COLUMNS = (
     "label",
     "labels",
@@ -60,7 +60,7 @@ CLASS_COLUMNS = (
     "label_id",
     "category_id",
 )
-"""Names of the column of labels, in the order in which they are looked for."""
+"""Names of the label column; the first that exists is used."""
 SPLIT_COLUMNS = ("split", "subset", "partition", "part", "set", "phase", "usage")
 _SEPARATORS = (",", ";", "\t", "|")
 _BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -71,7 +71,7 @@ class Line:
     """One line of a csv below its header."""
 
     number: int
-    """Counts from 1 for the header, for messages."""
+    """Line number, for messages; the header is line 1."""
     cells: tuple[str, ...]
 
 
@@ -81,20 +81,20 @@ class Row:
 
     filename: str
     label: str | None
-    """Name of the class; None for an empty cell."""
+    """Class name; None for an empty cell."""
     line: int
-    """Number of the line in the file, for messages."""
+    """Line number in the file, for messages."""
     id: str = ""
     split: str = ""
-    """Cell of the column that names a split; empty where there is none."""
+    """Cell of the column that names a split; empty if there is no such column."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a label file by their use; an empty name means that there is none."""
+    """Columns of a label file by their use; an empty name means that there is none."""
 
     names: tuple[str, ...]
-    """All columns as the file has them."""
+    """All columns as spelled in the file."""
     file: str = ""
     label: str = ""
     id: str = ""
@@ -102,7 +102,8 @@ class Columns:
     separator: str = ","
 
     def described(self) -> str:
-        """The columns that are read: "file from image_id, label from breed, separated by ';'"."""
+        """Describe the columns in use, such as "file from column 'image_id', label from
+        'breed'"."""
         text = f"file from column {self.file!r}"
         if self.label:
             text += f", label from {self.label!r}"
@@ -121,18 +122,18 @@ class Table:
 
     @property
     def labelled(self) -> bool:
-        """True where at least one line has a label."""
+        """True if at least one line has a label."""
         return any(row.label is not None for row in self.rows)
 
 
 def open_table(path: Path, need_labels: bool = True) -> Table:
-    """Reads a UTF-8 csv whose label is a class name.
+    """Read a UTF-8 csv with class names as labels.
 
     Args:
-        need_labels: without them (a hidden test set) it is refused.
+        need_labels: False also accepts a file without a label column (a hidden test set).
     Raises:
-        UserError: not a readable csv, a column is missing, a line has no file name or more values
-            than there are columns.
+        UserError: it is not a readable csv, a column is missing, or a line has no file name or more
+            values than columns.
     """
     columns, lines = read_lines(path)
     _check_columns(path, columns, need_labels)
@@ -141,10 +142,10 @@ def open_table(path: Path, need_labels: bool = True) -> Table:
 
 
 def read_lines(path: Path) -> tuple[Columns, list[Line]]:
-    """Reads a UTF-8 csv, whatever its columns are called; empty lines are left out.
+    """Read a UTF-8 csv with any column names, without empty lines.
 
     Raises:
-        UserError: not a readable csv.
+        UserError: it is not a readable csv.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -162,7 +163,7 @@ def read_lines(path: Path) -> tuple[Columns, list[Line]]:
 
 
 def columns_of(path: Path) -> Columns:
-    """The columns of a csv by its first line; none of a file that cannot be read."""
+    """The columns of a csv, from its first line; empty for an unreadable file."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             return _recognized(file.readline())
@@ -171,7 +172,7 @@ def columns_of(path: Path) -> Columns:
 
 
 def is_of_episodes(columns: Sequence[str]) -> bool:
-    """Tells the columns of few-shot episodes, which name support and query images."""
+    """True for the columns of few-shot episodes, which name support and query images."""
     header = ",".join(columns).lower()
     return "support" in header and "query" in header
 
@@ -215,7 +216,7 @@ def _row(path: Path, columns: Columns, line: Line) -> Row:
 
 
 def _recognized(header: str) -> Columns:
-    """The columns that a first line names, by the separator that gives the most of them."""
+    """The columns in a header line, with the separator that finds the most known columns."""
     best = Columns(())
     for separator in _SEPARATORS:
         reader = csv.reader([header], delimiter=separator, skipinitialspace=True)
@@ -245,7 +246,7 @@ def _by_use(names: Sequence[str], separator: str) -> Columns:
 
 
 def _plain(name: str) -> str:
-    """The name in small letters: "ImageId", "Image ID" and "image-id" are image_id."""
+    """The name in lower case: "ImageId", "Image ID" and "image-id" become image_id."""
     apart = _BETWEEN_WORDS.sub("_", name)
     return apart.lower().replace(" ", "_").replace("-", "_")
 
@@ -278,10 +279,10 @@ def _check_columns(path: Path, columns: Columns, need_labels: bool) -> None:
 
 
 def read_ids(path: Path) -> dict[str, str]:
-    """Reads id -> file name from a label file.
+    """Read id -> file name from a label file.
 
     Raises:
-        UserError: as `open_table`, or an id is missing or occurs twice.
+        UserError: as in `open_table`; or an id is missing or occurs twice.
     """
     names: dict[str, str] = {}
     for row in open_table(path, need_labels=False).rows:

@@ -1,10 +1,10 @@
-"""Whole images and masks of some rows of a store, for judging: the shorter side is S pixels, as in
-the squares of the store, and the aspect is kept.
+"""Whole images and masks of some rows of a store, for evaluation. The shorter side is S pixels, as
+in the squares of the store, and the aspect ratio is kept.
 
     <cache>/<name>-<fingerprint>-<S>px-whole-<rows>-v1.bin    pixels, one row after the other
     <cache>/<name>-<fingerprint>-<S>px-whole-<rows>-v1.npz    rows, heights and widths
 
-Images of val and test alone are kept, and only of a folder that has rectangles.
+Only images of val and test are kept, and only if the folder has images that are not square.
 """
 
 import os
@@ -24,7 +24,7 @@ from trainables.data.store_building import disk_error
 from trainables.errors import UserError
 from trainables.files import atomic_file
 
-_CHUNK = 64  # rows decoded at a time: bounds the memory that waits to be written
+_CHUNK = 64  # rows decoded at a time, which bounds the memory of unwritten results
 
 ReadWhole = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Row -> (3, h, w) and (h, w) uint8; raises CorruptImage."""
@@ -56,25 +56,25 @@ class WholeImages:
         return self.pixels[start : start + height * width].reshape(height, width)
 
     def _number(self, row: int) -> int:
-        """Position of a row of the store among those that are kept."""
+        """Position of a row of the store among the rows that are kept."""
         return int(np.searchsorted(self.rows, row))
 
     @cached_property
     def _starts(self) -> np.ndarray:  # (n,) int64
-        """Place of each image's first byte; a pixel takes four, of which one is its mask's."""
+        """Offset of each image's first byte. A pixel takes four bytes, one of them in the mask."""
         sizes = 4 * self.shapes.prod(1)
         starts: np.ndarray = np.cumsum(sizes) - sizes
         return starts
 
 
 def open_whole(path: Path, rows: np.ndarray, read: ReadWhole) -> WholeImages:
-    """Opens the whole images of these rows, reading them first where they are not in the cache.
+    """Open the whole images of these rows, after reading them if they are not in the cache.
 
     Args:
-        path: in the cache, without ending.
+        path: path in the cache, without extension.
         rows: (n,) int64, sorted.
     Raises:
-        UserError: an image cannot be read any more, or the disk is full.
+        UserError: an image can no longer be read, or the disk is full.
     """
     pixels = path.with_name(f"{path.name}.bin")
     index = path.with_name(f"{path.name}.npz")
@@ -99,8 +99,8 @@ def resized_whole(
     values: np.ndarray,  # (H, W) uint8
     size: int,  # S
 ) -> tuple[np.ndarray, np.ndarray]:  # (3, h, w) and (h, w) uint8
-    """Resizes image and mask so that the shorter side is S: by Pillow's antialiased bicubic filter,
-    and by the nearest pixel."""
+    """Resize image and mask to a shorter side of S: the image with Pillow's antialiased bicubic
+    filter, the mask by nearest neighbour."""
     width, height = whole_size(image.width, image.height, size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     mask = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
@@ -108,7 +108,7 @@ def resized_whole(
 
 
 def _build(pixels: Path, index: Path, rows: np.ndarray, read: ReadWhole) -> None:
-    """Writes both files; after a kill there is no index."""
+    """Write both files. After a kill, there is no index."""
     with atomic_file(pixels) as file:
         shapes = _write(file, rows, read)
     with atomic_file(index) as file:
@@ -120,7 +120,7 @@ def _write(
     rows: np.ndarray,  # (n,) int64
     read: ReadWhole,
 ) -> list[tuple[int, int]]:  # height and width of each
-    """Reads all rows in several threads and writes them in order."""
+    """Read all rows in several threads and write them in order."""
     shapes: list[tuple[int, int]] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(rows), _CHUNK):
