@@ -1,4 +1,4 @@
-"""Random parameters of a batch of views, one set for each image."""
+"""Random parameters of a batch of views, one set per image."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,15 +11,15 @@ from trainables.augment.trivial_augment import IDENTITY, draw_trivial
 from trainables.augment.view_config import AugmentConfig
 
 ATTEMPTS = 10
-"""Attempts at a crop that fits before the central one is taken, as in torchvision."""
+"""Attempts at a crop that fits, before the central crop is used, as in torchvision."""
 
-# Random numbers of an image: areas, ratios, position, order, factors, the rest, TrivialAugment.
+# Random numbers per image: areas, ratios, position, order, factors, the rest, TrivialAugment.
 _RANDOM_COUNTS = [ATTEMPTS, ATTEMPTS, 2, 4, 4, 11, 3]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The parameters of B images. `draws[a:b]` is a part of the batch."""
+    """The parameters of B images. `draws[a:b]` selects part of the batch."""
 
     crop_areas: Tensor  # (B, ATTEMPTS) share of the image's area
     crop_log_ratios: Tensor  # (B, ATTEMPTS) log(width / height)
@@ -47,8 +47,8 @@ class Draws:
         return Draws(**parts)
 
     def to(self, device: torch.device | str) -> "Draws":
-        """Itself: draws stay on the CPU, which has to know which image gets which operation.
-        `apply` moves the few numbers it needs."""
+        """Return self. Draws stay on the CPU, which must know the operations of each image; `apply`
+        copies the few numbers that it needs."""
         return self
 
     def boxes(
@@ -56,7 +56,7 @@ class Draws:
         image_size: tuple[int, int],  # height, width in pixels
         max_ratio: float,
     ) -> Tensor:  # (B, 4) int64: top, left, height, width in pixels
-        """Crop box of each image; the whole image where it is not cropped."""
+        """Crop box of each image; the whole image if it is not cropped."""
         boxes = crop_boxes(
             self.crop_areas, self.crop_log_ratios, self.crop_at, image_size, max_ratio
         )
@@ -65,8 +65,8 @@ class Draws:
 
 
 def draw(config: AugmentConfig, batch_size: int, generator: torch.Generator) -> Draws:
-    """Draws parameters for `batch_size` images from a CPU generator. Every policy consumes the same
-    random numbers, so a change of one setting leaves the draws of all others unchanged."""
+    """Draw parameters for `batch_size` images from a CPU generator. Every policy consumes the same
+    random numbers, so changing one setting leaves all other draws unchanged."""
     uniform = torch.rand(batch_size, sum(_RANDOM_COUNTS), generator=generator)
     areas, ratios, at, order, factors, rest, trivial = torch.split(uniform, _RANDOM_COUNTS, 1)
     hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice, angle = (
@@ -109,7 +109,7 @@ def draw(config: AugmentConfig, batch_size: int, generator: torch.Generator) -> 
 
 
 def crops(config: AugmentConfig) -> bool:
-    """Tells if the policy takes a random crop; otherwise the whole image is resized."""
+    """True if the policy takes a random crop; otherwise the whole image is resized."""
     return (config.crop_scale_min, config.crop_scale_max) != (1, 1)
 
 
@@ -118,7 +118,7 @@ def _jitter_factors(
     uniform: Tensor,  # (B, 4) in [0, 1)
 ) -> Tensor:  # (B, 4)
     """Factors of brightness, contrast and saturation, in [max(0, 1 - x), 1 + x] for a strength x,
-    and the shift of hue, in [-x, x]: those of torchvision's `ColorJitter`."""
+    and the hue shift, in [-x, x], as in torchvision's `ColorJitter`."""
     strengths = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue])
     centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
     lowest = torch.tensor([0.0, 0.0, 0.0, -0.5])
@@ -131,9 +131,9 @@ def quarter_turn_flips(
     hflip: Tensor,  # (B,) bool
     turns: Tensor,  # (B,) int64, quarter turns counter-clockwise, 0-3
 ) -> tuple[Tensor, Tensor]:  # (B,) bool both: upside down, left and right swapped
-    """Flips that give, with the axes swapped for odd turns, the flips and turns of an image.
+    """Flips that, with the axes swapped for odd turns, equal the flips and turns of an image.
 
-    A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180 both.
+    A turn by 90 degrees is one flip followed by swapped axes; by 270, the other flip; by 180, both.
     """
     upside_down = vflip ^ (turns >= 2)
     left_right = hflip ^ ((turns == 1) | (turns == 2))

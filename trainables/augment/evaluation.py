@@ -18,11 +18,11 @@ IMAGES = 256
 """Largest number of images in a batch."""
 PIXELS = 1 << 22
 """Largest number of pixels in a batch: 256 images of 128 px. A ResNet50's first map takes 64 bytes
-a pixel, and a VGG's 256."""
+per pixel, a VGG's 256."""
 
 
 def batch_size(image_size: int, pixels: int = PIXELS) -> int:
-    """Number of images of this side in a batch."""
+    """Number of images with this side in a batch."""
     return max(1, min(IMAGES, pixels // image_size**2))
 
 
@@ -34,7 +34,7 @@ def evaluation_batches(
     device: torch.device,
     pixels: int = PIXELS,
 ) -> Iterator[Tensor]:  # (b, 3, S, S) float32
-    """Yields evaluation views in order, in the memory format of the config."""
+    """Yield evaluation views in order, in the memory format of the config."""
     size = config.data.image_size
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     step = batch_size(size, pixels)
@@ -53,7 +53,7 @@ def whole_batches(
     device: torch.device,
     pixels: int = PIXELS,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:  # (b,) positions, and (b, 3, h, w) float32
-    """Yields evaluation views of whole images: those of one shape together, at most `pixels` in a
+    """Yield evaluation views of whole images, batched by shape, with at most `pixels` in a
     batch."""
     assert split.whole is not None
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Two strong views of each image that are the same for every network, by which a study judges
+"""Two strong views of each image, the same for every network, on which a study evaluates
 representations without labels."""
 
 from collections.abc import Iterator
@@ -25,21 +25,21 @@ STRONG = AugmentConfig(
     hue=0.1,
     blur=1.0,
 )
-"""A policy of the study's own, whatever a trial trains with: a trial that chose it would be judged
-by how easy it made its views."""
+"""The policy of these views, independent of a trial's own. If a trial could choose it, the result
+would depend on how easy its views are."""
 _SEEDS = (1, 2)  # of the two views
 
 
 class FixedViews:
-    """The two views of the first `count` images of a split; which images they are, what is drawn
-    for each and in what order do not depend on batches, workers or calls."""
+    """Two views of the first `count` images of a split. The images, the parameters of each and
+    their order do not depend on batches, workers or calls."""
 
     def __init__(
         self,
         count: int,
         image_size: int,  # S, pixels
         normalize: Normalization,
-        up: str,  # `data.up`; "unset" as "horizontal", which the published policies flip
+        up: str,  # `data.up`; "unset" means "horizontal", as in the published policies
     ):
         policy = turned(STRONG, up)
         self.count = count
@@ -56,7 +56,7 @@ class FixedViews:
         view: int,  # 0 or 1
         device: torch.device,
     ) -> Iterator[Tensor]:  # (b, 3, S, S) float32
-        """Yields one view of these images, in order."""
+        """Yield one view of these images, in order."""
         step = batch_size(self.image_size)
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)
@@ -65,7 +65,7 @@ class FixedViews:
 
 
 def turned(policy: AugmentConfig, up: str) -> AugmentConfig:
-    """The policy with the flips and quarter turns that leave an image what it is: letters are not
+    """The policy with flips and quarter turns that keep images valid: letters, for example, are not
     mirrored.
 
     Args:
@@ -79,14 +79,14 @@ def turned(policy: AugmentConfig, up: str) -> AugmentConfig:
 
 
 def even_positions(length: int, count: int) -> np.ndarray:  # (min(length, count),) int64
-    """All positions, or so many of them at even steps."""
+    """All positions, or `count` of them at even steps."""
     count = min(length, count)
     return np.arange(count) * length // count
 
 
 def even_part(split: Split, count: int) -> Split:
-    """The split, or `count` of its images at even steps where it has more: a split may be sorted by
-    class."""
+    """The split, or `count` of its images at even steps if it has more, because a split may be
+    sorted by class."""
     if len(split) <= count:
         return split
     return replace(split, indices=split.indices[even_positions(len(split), count)])

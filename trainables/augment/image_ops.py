@@ -1,11 +1,11 @@
-"""Colour operations and normalisation of a batch in which every image has parameters of its own,
-equal per image to torchvision's functional of the same name.
+"""Colour operations and normalisation of a batch with separate parameters per image, equal to
+torchvision's functionals of the same name on each image.
 
-Hue needs no HSV: along the hexagon of hues the distance from red is linear in (r, g, b), so that
-rotating the hue is a handful of additions (`adjust_hue_`).
+Hue needs no HSV: along the hexagon of hues, the distance from red is linear in (r, g, b), so a few
+additions rotate the hue (`adjust_hue_`).
 
-Names that end in `_` work in place on float images in [0, 1]. Nothing here reads a value back to
-the host, so that a GPU never waits.
+Functions with names ending in `_` work in place on float images in [0, 1]. No function reads a
+value back to the host, so a GPU never waits.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,12 @@ MEAN_STD: dict[Normalization, tuple[tuple[float, float, float], tuple[float, flo
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Normalisation -> mean and standard deviation of red, green and blue, of values in [0, 1]."""
+"""Normalisation -> mean and standard deviation of red, green and blue, for values in [0, 1]."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""Numbers in the order of colour jitter, as in torchvision's `ColorJitter`."""
+"""Numbers of the colour jitter operations in `order`, as in torchvision's `ColorJitter`."""
 GRAY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in a gray image: torchvision's `rgb_to_grayscale`, which add up to
-0.9999."""
+"""Weights of red, green and blue in torchvision's `rgb_to_grayscale`. They sum to 0.9999."""
 
 
 def gray(
@@ -46,14 +45,14 @@ def gray(
 def blend_(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     own: Tensor,  # (B,) share of the image itself
-    pixel: Tensor,  # (B,) share of the gray of each pixel
-    mean: Tensor,  # (B,) share of the mean gray of each image
+    pixel: Tensor,  # (B,) share of each pixel's gray
+    mean: Tensor,  # (B,) share of each image's mean gray
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]: `images`
     """Brightness, contrast and saturation in one operation, clipped to [0, 1].
 
     With a factor f, torchvision's `adjust_brightness` has the shares (f, 0, 0), `adjust_contrast`
-    (f, 0, 1 - f) and `adjust_saturation` (f, 1 - f, 0). One operation, so that images at different
-    points of their own order can be processed together.
+    (f, 0, 1 - f) and `adjust_saturation` (f, 1 - f, 0). A single operation can process images
+    together that are at different points of their own order.
     """
     towards = gray(images)  # (B, 1, H, W)
     average = towards.mean((1, 2, 3))  # (B,)
@@ -77,12 +76,12 @@ def adjust_hue_(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     factor: Tensor,  # (B,) share of the circle, in [-0.5, 0.5]
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]: `images`
-    """Rotates the hue; saturation and value stay (torchvision's `adjust_hue`).
+    """Rotate the hue; saturation and value stay the same (torchvision's `adjust_hue`).
 
     Measure hue along the hexagon of side d = max - min. Its distance from red is
     g + b - r + max - 2 min, on the green side if g > b, and a channel equals
-    min + clip(2 d - distance from its primary, 0, d). No division, hence exact at low saturation,
-    and no branch.
+    min + clip(2 d - distance from its primary, 0, d). This needs no division, so it is exact at low
+    saturation, and no branch.
     """
     red, green, blue = images.unbind(1)  # (B, H, W) each
     high = torch.maximum(torch.maximum(red, green), blue)
@@ -95,7 +94,7 @@ def adjust_hue_(
     # (B, 3), so that |hue + turn * side| <= 6 * side
     turn = (6 * factor[:, None] - primaries + 3).remainder(6) - 3
     distance = torch.addcmul(hue, side, turn[:, :, None, None]).abs_()  # (B, 3, H, W)
-    distance = distance.sub_(side, alpha=3).abs_()  # = 3 sides - distance round the shorter way
+    distance = distance.sub_(side, alpha=3).abs_()  # = 3 sides - distance the shorter way round
 
     # min + 2 d - (3 d - distance) = min - d + distance
     channels = distance.add_(low[:, None]).sub_(side)
@@ -106,14 +105,14 @@ def solarize_(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     threshold: float | Tensor,  # in [0, 1]; one for all, or (B, 1, 1, 1)
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]: `images`
-    """Inverts values at or above `threshold` (torchvision's `solarize`)."""
-    # 0 or 1; a comparison and `where` take ten times as long on a CPU
+    """Invert values at or above `threshold` (torchvision's `solarize`)."""
+    # 0 or 1; a comparison and `where` would take ten times as long on a CPU
     above = images.sub(threshold).sign_().add_(1).clamp_max_(1)
     return images.addcmul_(above, 1 - 2 * images)
 
 
 def mean_std(normalize: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, (3, 1, 1) both."""
+    """Mean and standard deviation of each channel, both (3, 1, 1)."""
     mean, std = MEAN_STD[normalize]
     return _per_channel(mean, device), _per_channel(std, device)
 
@@ -132,7 +131,7 @@ def standardize_(
 
 
 def unit_float(images: Tensor) -> Tensor:
-    """A copy in float32: uint8 is scaled to [0, 1], floats are taken to be in [0, 1]."""
+    """A float32 copy: uint8 is scaled to [0, 1], floats are assumed to be in [0, 1]."""
     copy = images.to(torch.float32, copy=True)
     return copy.div_(255) if images.dtype == torch.uint8 else copy
 
@@ -141,8 +140,8 @@ def on_chosen(
     images: Tensor,  # (B, C, H, W)
     chosen: Tensor,  # (B,) bool, on the CPU
     operation: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:  # (B, C, H, W): `images`, or the operation's result where all are chosen
-    """Applies `operation` to the chosen images only; may work in place.
+) -> Tensor:  # (B, C, H, W): `images`, or the operation's result if all are chosen
+    """Apply `operation` only to the chosen images; it may work in place.
 
     Args:
         operation: (n, C, H, W) images and their (n,) positions in the batch -> (n, C, H, W).

@@ -1,13 +1,13 @@
-"""Augmentation of images together with their masks, batched, every pair with parameters of its own.
+"""Batched augmentation of images together with their masks, with separate parameters per pair.
 
 >>> config = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5)
 >>> augment = JointAugment(config, image_size=64)
 >>> views, masks = augment.apply(images, masks, augment.draw(len(images), generator))
 
-Colour jitter comes first, then scale (a crop above 1, padding below), flips, quarter turns, and
-normalisation. Images are resampled bilinearly with antialiasing, masks by the nearest pixel, so
-that no class is ever invented; where there is no image the view is black and the mask `IGNORE`.
-Jitter after padding would make it grey, and shift the contrast by its share.
+Colour jitter comes first, then scale (a crop above 1, padding below), flips, quarter turns and
+normalisation. Images are resampled bilinearly with antialiasing, masks by nearest neighbour, so no
+new class values appear. In padding, the view is black and the mask is `IGNORE`. Jitter after
+padding would turn it grey, and its share would shift the contrast.
 """
 
 import math
@@ -25,7 +25,7 @@ from trainables.config import Annotated, Field, config
 from trainables.data.splits import IGNORE
 from trainables.devices import send
 
-_CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, so that they stay in cache
+_CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, to stay in cache
 _MIN_CHUNK = 4  # images
 _BYTES_PER_PIXEL = 12  # three channels of float32
 
@@ -35,11 +35,11 @@ class JointAugmentConfig:
     """Geometry of image and mask, colour of the image. The defaults change nothing."""
 
     scale_min: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Smallest enlargement, in (0, 4], log-uniform up to `scale_max`. Below 1 the image leaves a
-    border, which is padding: black, and ignored in the mask. Above 1 the view is a crop at a random
+    """Smallest scale factor, in (0, 4], log-uniform up to `scale_max`. Below 1, the border around
+    the image is padding: black, and ignored in the mask. Above 1, the view is a crop at a random
     position."""
     scale_max: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Largest enlargement, in (0, 4], not below `scale_min`."""
+    """Largest scale factor, in (0, 4], at least `scale_min`."""
     hflip: Probability = 0.0
     """Probability of a horizontal flip (left and right swapped), in [0, 1]."""
     vflip: Probability = 0.0
@@ -69,9 +69,9 @@ class JointAugmentConfig:
 
 @dataclass(frozen=True)
 class JointDraws:
-    """The parameters of B pairs. `draws[a:b]` is a part of the batch."""
+    """The parameters of B pairs. `draws[a:b]` selects part of the batch."""
 
-    scale: Tensor  # (B,) enlargement
+    scale: Tensor  # (B,) scale factor
     at: Tensor  # (B, 2) position of crop or padded image, vertical and horizontal, in [0, 1)
     hflip: Tensor  # (B,) bool
     vflip: Tensor  # (B,) bool
@@ -86,32 +86,30 @@ class JointDraws:
         return JointDraws(**parts)
 
     def to(self, device: torch.device | str) -> "JointDraws":
-        """Itself: draws stay on the CPU; `apply` moves the few numbers it needs."""
+        """Return self. Draws stay on the CPU; `apply` copies the few numbers that it needs."""
         return self
 
     def windows(
         self,
         image_size: int,  # S, pixels
     ) -> tuple[Tensor, Tensor]:  # (B,) int64; (B, 2) int64, pixels
-        """Side of the scaled image, and top and left of the view in it: negative where it is
-        padded."""
+        """Side of the scaled image, and top and left of the view in it; negative with padding."""
         sides = (self.scale * image_size).round().long().clamp_min(1)
         spare = sides - image_size
         steps = spare.abs()[:, None]
-        # the product can round up to a whole
+        # the product can be rounded up to `steps + 1`
         offset = torch.minimum((self.at * (steps + 1)).long(), steps)
         return sides, offset * spare.sign()[:, None]
 
 
 class JointAugment:
-    """The augmentation of a batch of pairs. Pure: the result depends on the pairs and the draws
-    alone.
+    """Augmentation of a batch of pairs. Pure: the result depends only on the pairs and the draws.
 
     Args:
-        image_size: S, of images and masks, which are square, and of the views.
-        normalize: of the views.
-        jitter_first: colours are jittered before the image is padded; False: after, as in studies
-            of the first `train.rules`.
+        image_size: side S of images, masks and views, which are square.
+        normalize: normalisation of the views.
+        jitter_first: jitter colours before padding. False: after it, as in studies with
+            `train.rules` 1.
     """
 
     def __init__(
@@ -136,7 +134,7 @@ class JointAugment:
         self.colour = Augment(colour, image_size)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> JointDraws:
-        """Draws parameters for `batch_size` pairs from a CPU generator. Every policy consumes the
+        """Draw parameters for `batch_size` pairs from a CPU generator. Every policy consumes the
         same random numbers."""
         config = self.config
         uniform = torch.rand(batch_size, 7, generator=generator)
@@ -159,7 +157,7 @@ class JointAugment:
         masks: Tensor,  # (B, S, S) uint8, on the same device
         draws: JointDraws,  # of B pairs
     ) -> tuple[Tensor, Tensor]:
-        """Moves images and masks alike; changes and normalises the colours of the images.
+        """Move images and masks in the same way; change and normalise the colours of the images.
 
         Returns:
             Views (B, 3, S, S) float32, normalised, and masks (B, S, S) uint8: the classes in
@@ -222,22 +220,22 @@ def _positions(
     flip: Tensor,  # (B,) bool
     size: int,  # S
 ) -> Tensor:  # (B, S) int64
-    """Position in the scaled image of each pixel along one axis of the view; outside of [0, side)
-    is padding."""
+    """Position in the scaled image of each view pixel along one axis; padding is outside [0,
+    side)."""
     out = torch.arange(size, device=offset.device)
     mirrored = size - 1 - out
     return torch.where(flip[:, None], mirrored, out) + offset[:, None]
 
 
 def _window_taps(
-    positions: Tensor,  # (B, S) of `_positions`
+    positions: Tensor,  # (B, S) from `_positions`
     sides: Tensor,  # (B,) pixels of the scaled image
     size: int,  # S
-    largest: float,  # upper bound on S / side: it fixes K
+    largest: float,  # upper bound on S / side, which determines K
 ) -> Taps:  # (B, S, K)
-    """Taps of a bilinear resize with antialiasing from S to `sides` pixels; padding weighs nothing.
+    """Taps of an antialiased bilinear resize from S to `sides` pixels; padding has weight 0.
 
-    Like `resampling.resize_taps`, whose output is the whole of a box, not a window into it.
+    Like `resampling.resize_taps`, except that the output is a window, not the whole of a box.
     """
     scale = (size / sides)[:, None]
     rows, weights = triangle_taps(positions, scale, tap_count(largest, 1))
@@ -253,10 +251,10 @@ def _nearest(
     columns: Tensor,  # (B, S) positions
     sides: Tensor,  # (B,)
 ) -> Tensor:  # (B, S, S) uint8
-    """Takes the mask's pixel under the centre of each pixel of the view.
+    """Take the mask pixel under the centre of each view pixel.
 
-    Equals torch's "nearest-exact", in whole numbers: where a centre lies between two pixels,
-    torch's choice depends on rounding, and this one does not.
+    Equals torch's "nearest-exact", but in integers: if a centre lies between two pixels, torch's
+    choice depends on rounding, and this one does not.
     """
     size = masks.shape[-1]
     row = _nearest_pixel(rows, sides, size)
@@ -277,5 +275,5 @@ def _nearest_pixel(positions: Tensor, sides: Tensor, size: int) -> Tensor:  # (B
 
 
 def _inside(positions: Tensor, sides: Tensor) -> Tensor:
-    """True where a coordinate lies in the image."""
+    """True for coordinates inside the image."""
     return (positions >= 0) & (positions < sides[:, None])

@@ -1,7 +1,7 @@
-"""Mixup and CutMix: each image of a batch is mixed with a partner of the same batch, by a share of
-its own.
+"""Mixup and CutMix: each image of a batch is mixed with a partner from the same batch, with its own
+share.
 
-Partners travel with the batch (`Mix`), so that a slice of it is a micro-batch like the whole.
+Partners are part of the batch (`Mix`), so that any slice of it is a valid micro-batch.
 """
 
 from dataclasses import dataclass, fields
@@ -16,8 +16,8 @@ from trainables.devices import send
 
 @dataclass(frozen=True)
 class Mix:
-    """The partners of B images, and how much of each image stays. `mix[a:b]` is a part of the
-    batch."""
+    """The partners of B images, and the share of each image that stays. `mix[a:b]` selects part of
+    the batch."""
 
     images: Tensor  # (B, 3, S, S) uint8, of the partners
     draws: Draws  # B, of the partners' augmentation
@@ -34,7 +34,7 @@ class Mix:
         return Mix(**parts)
 
     def to(self, device: torch.device) -> "Mix":
-        """The same on a device; draws stay on the CPU."""
+        """Copy to a device, except the draws, which stay on the CPU."""
         return Mix(
             images=send(self.images, device),
             draws=self.draws,
@@ -53,10 +53,10 @@ def draw_mix(
     cutmix: float,  # alpha, >= 0
     generator: torch.Generator,
 ) -> Mix:
-    """Draws partners by a random permutation, and a share from Beta(alpha, alpha) for each image.
+    """Draw partners by a random permutation, and a share from Beta(alpha, alpha) for each image.
 
-    Mixup (Zhang et al. 2018, equation 1) has alpha `mixup`, CutMix (Yun et al. 2019, equation 1)
-    alpha `cutmix`; where both are above 0, each image takes one of them, equally likely.
+    Mixup (Zhang et al. 2018, equation 1) uses alpha `mixup`, CutMix (Yun et al. 2019, equation 1)
+    alpha `cutmix`. If both are above 0, each image gets one of the two with equal probability.
 
     Raises:
         ValueError: neither alpha is above 0.
@@ -90,8 +90,8 @@ def cutmix_boxes(
     share: np.ndarray,  # (B,) in [0, 1], of the image that stays
     centre: np.ndarray,  # (B, 2) vertical and horizontal, in [0, 1)
 ) -> np.ndarray:  # (B, 4) top, bottom, left, right, as shares of the view's side
-    """Squares of area 1 - share around `centre` (Yun et al. 2019, equation 2), cut at the border,
-    where they paste less."""
+    """Squares of area 1 - share around `centre` (Yun et al. 2019, equation 2), clipped at the
+    border, where less is pasted."""
     half = np.sqrt(1 - share)[:, None] / 2
     low = np.clip(centre - half, 0, 1)
     high = np.clip(centre + half, 0, 1)
@@ -105,7 +105,7 @@ def mix_views(
     partners: Tensor,  # (B, 3, S, S) float
     mix: Mix,
 ) -> tuple[Tensor, Tensor]:  # (B, 3, S, S); (B,) share of each image itself, counted in pixels
-    """Mixes views: share x + (1 - share) x' for mixup; x with a box of x' for CutMix."""
+    """Mix views: share x + (1 - share) x' for mixup; x with a box of x' for CutMix."""
     side = views.shape[-1]
     edges = (mix.boxes * side).round().long()
     top, bottom, left, right = edges[:, :, None].unbind(1)  # (B, 1) each

@@ -1,8 +1,8 @@
-"""Geometry of a batch in which every image has parameters of its own: crop, resize, rotate, blur.
+"""Geometry of a batch with separate parameters per image: crop, resize, rotate, blur.
 
-Crop, resize and blur are weighted sums of a few rows of an image. All three are therefore
-`weighted_rows`, one fused gather-and-add (`embedding_bag`), followed by the same with the axes
-swapped. Results equal torchvision's functional, image by image.
+Crop, resize and blur are weighted sums of a few rows of an image. So all three use
+`weighted_rows`, one fused gather-and-add (`embedding_bag`), then repeat it with the axes swapped.
+Results equal torchvision's functionals on each image.
 """
 
 import math
@@ -27,13 +27,13 @@ def weighted_rows(
     images: Tensor,  # (B, C, H, W) float32
     taps: Taps,
 ) -> Tensor:  # (B, C, N, W)
-    """Sums K rows for each row of the output: row n is the sum over k of `weights[n, k]` times row
-    `rows[n, k]`."""
+    """Compute each output row as a weighted sum of K rows: row n is the sum over k of
+    `weights[n, k]` times row `rows[n, k]`."""
     batch, channels, height, width = images.shape
     rows, weights = taps
     count = rows.shape[-1]
 
-    # `embedding_bag` sees one table of all rows of all images: (B C H, W)
+    # `embedding_bag` gets one table of all rows of all images: (B C H, W)
     first = torch.arange(
         0, batch * channels * height, height, device=images.device, dtype=rows.dtype
     )
@@ -56,8 +56,8 @@ def crop_boxes(
     max_ratio: float,  # bound on width / height and height / width, for the fallback
 ) -> Tensor:  # (B, 4) int64: top, left, height, width in pixels
     """Boxes of torchvision's `RandomResizedCrop` (Szegedy et al. 2015, "Going deeper with
-    convolutions", section 4.1.1): the first of A attempts that fits, else the largest central box
-    of allowed ratio."""
+    convolutions", section 4.1.1): the first of A attempts that fits, or else the largest central
+    box of an allowed ratio."""
     height, width = image_size
     target = areas * (height * width)
     ratios = log_ratios.exp()
@@ -88,8 +88,8 @@ def crop_boxes(
 
 
 def _offset(at: Tensor, spare: Tensor) -> Tensor:
-    """A whole number in [0, spare] for a position in [0, 1)."""
-    # the product can round up to a whole
+    """An integer in [0, spare] for a position in [0, 1)."""
+    # the product can be rounded up to `spare + 1`
     return torch.minimum((at * (spare + 1)).long(), spare)
 
 
@@ -98,10 +98,10 @@ def resize_taps(
     length: Tensor,  # (B,) source pixels, >= 1
     flip: Tensor,  # (B,) bool: write the output backwards
     size: int,  # output pixels
-    source: int,  # upper bound on `length`, known to the host: it fixes K
+    source: int,  # upper bound on `length`, known to the host, which determines K
 ) -> Taps:  # (B, size, K)
-    """Taps of a bilinear resize with antialiasing: a triangle as wide as two pixels of the coarser
-    grid (torchvision's `resize(antialias=True)`)."""
+    """Taps of an antialiased bilinear resize: a triangle as wide as two pixels of the coarser grid
+    (torchvision's `resize(antialias=True)`)."""
     out = torch.arange(size, device=start.device)
     out = torch.where(flip[:, None], size - 1 - out, out)  # (B, size)
     scale = (length / size)[:, None]
@@ -119,8 +119,8 @@ def triangle_taps(
     scale: Tensor,  # (B, 1) source pixels per output pixel
     count: int,  # K
 ) -> tuple[Tensor, Tensor]:  # (B, N, K) float rows; (B, N, K) weights
-    """Source rows under the triangle filter of each output pixel, and weights that do not yet add
-    up to 1. Rows may lie beyond the last source pixel."""
+    """Source rows under the triangle filter of each output pixel, and weights that are not yet
+    normalised. Rows may lie beyond the last source pixel."""
     support = scale.clamp_min(1.0)
     centre = scale * (out + 0.5)
     first = (centre - support + 0.5).floor().clamp_min_(0.0)
@@ -131,7 +131,7 @@ def triangle_taps(
 
 
 def tap_count(source: float, size: float) -> int:
-    """Number of source pixels K under the triangle when `source` pixels become `size`."""
+    """Number of source pixels K under the triangle if `source` pixels are resized to `size`."""
     return math.ceil(2 * max(source / size, 1.0))
 
 
@@ -140,10 +140,10 @@ def resample(
     vertical: Taps,
     horizontal: Taps,
 ) -> Tensor:  # (B, C, size (x), size (y))
-    """Crops, resizes and flips, with the axes SWAPPED.
+    """Crop, resize and flip, with the axes SWAPPED.
 
-    Swapped, because the second pass needs the columns as rows, and so does the first pass of a blur
-    that may follow.
+    They stay swapped because the second pass needs columns as rows, and so does the first pass of a
+    blur that may follow.
     """
     low = weighted_rows(images, vertical)
     return weighted_rows(low.mT.contiguous(), horizontal)
@@ -151,14 +151,15 @@ def resample(
 
 def resample_each(
     images: Sequence[Tensor],  # B of (C, H, W), uint8 or float, on the CPU
-    boxes: Tensor,  # (B, 4) top, left, height, width: all that the taps read
+    boxes: Tensor,  # (B, 4) top, left, height, width: everything that the taps read
     vertical: Taps,
     horizontal: Taps,
 ) -> Tensor:  # (B, C, size (x), size (y))
-    """Equals `resample` bit for bit, one image after another.
+    """Equals `resample` bit for bit, but processes one image after another.
 
-    Only what is inside the boxes is converted and read, with as few taps as each needs, and the two
-    buffers between stay in cache: faster where images are larger than the result.
+    Only the inside of the boxes is converted and read, with only as many taps as each image needs,
+    and both intermediate buffers stay in cache. So it is faster if images are larger than the
+    result.
     """
     channels, height, width = images[0].shape
     size = vertical.rows.shape[1]
@@ -178,7 +179,7 @@ def resample_each(
 
 
 def _taps_of(taps: Taps, i: int, start: int, length: int) -> Taps:
-    """The taps of image i that are not 0, counted from the first pixel of its box."""
+    """The nonzero taps of image i, counted from the first pixel of its box."""
     count = tap_count(length, taps.rows.shape[1])
     rows = taps.rows[i : i + 1, :, :count] - start
     return Taps(rows, taps.weights[i : i + 1, :, :count])
@@ -188,14 +189,14 @@ def rotate(
     images: Tensor,  # (B, C, H, W) float
     degrees: Tensor,  # (B,) counter-clockwise
 ) -> Tensor:  # (B, C, H, W)
-    """Rotates each image about its centre, bilinear, as torchvision's `rotate`; uncovered corners
-    are black."""
+    """Rotate each image about its centre, bilinearly, like torchvision's `rotate`; uncovered
+    corners are black."""
     height, width = images.shape[-2:]
     radians = degrees.deg2rad()
     cos = radians.cos()
     sin = radians.sin()
     zero = torch.zeros_like(degrees)
-    # Where an output pixel comes from, in coordinates that reach from -1 to 1 along both axes.
+    # Source of each output pixel, in coordinates from -1 to 1 along both axes.
     inverse = torch.stack(
         [cos, -sin * (height / width), zero, sin * (width / height), cos, zero], 1
     )
@@ -210,8 +211,8 @@ def gaussian_blur(
     sigma: Tensor,  # (B,) standard deviation in pixels, > 0
     kernel: int,  # odd, pixels
 ) -> Tensor:  # (B, C, W, H)
-    """Separable Gaussian blur with reflected edges, as torchvision's `gaussian_blur`, with the axes
-    SWAPPED."""
+    """Separable Gaussian blur with reflected edges, like torchvision's `gaussian_blur`, with the
+    axes SWAPPED."""
     height, width = images.shape[-2:]
     vertical = blur_taps(sigma, kernel, height)
     horizontal = vertical if width == height else blur_taps(sigma, kernel, width)

@@ -1,9 +1,9 @@
 """TrivialAugment (Mueller & Hutter 2021, algorithm 1, with the "wide" space of table 2): one
-operation for each image, at one strength.
+operation per image, at one strength.
 
-The reference is torchvision's `v2.TrivialAugmentWide`: 14 operations, equally likely, 31 strengths,
-a random sign where a sign makes sense, nearest neighbours in geometry, uncovered pixels black.
-Operations equal torchvision's functional on float images in [0, 1].
+The reference is torchvision's `v2.TrivialAugmentWide`: 14 equally likely operations, 31 strengths,
+a random sign for operations that can have one, nearest-neighbour geometry, uncovered pixels black.
+Operations equal torchvision's functionals on float images in [0, 1].
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ OPERATIONS = (
     "autocontrast",
     "equalize",
 )
-"""Names in torchvision's order; the number of an operation is its position here."""
+"""Names in torchvision's order; an operation's number is its position here."""
 (
     IDENTITY,
     SHEAR_X,
@@ -49,14 +49,14 @@ OPERATIONS = (
     EQUALIZE,
 ) = range(14)
 BINS = 31
-"""Number of strengths of an operation."""
+"""Number of strengths per operation."""
 _GREY_LEVEL = 1 / 255
 
 _Operation = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), positions (n,) -> images
 
 
 def magnitudes() -> Tensor:  # (14, 31)
-    """Strengths of each operation; 0 where an operation has none.
+    """Strengths of each operation; 0 for operations without one.
 
     Units: shear as a slope, translation in pixels, rotation in degrees, blends as factor - 1,
     posterize in bits, solarize as a threshold in [0, 1].
@@ -74,7 +74,7 @@ def magnitudes() -> Tensor:  # (14, 31)
 def draw_trivial(
     uniform: Tensor,  # (B, 3) in [0, 1): operation, strength, sign
 ) -> tuple[Tensor, Tensor]:  # (B,) int64; (B,) float32
-    """Draws the operation of each image and its signed magnitude."""
+    """Draw the operation of each image and its signed magnitude."""
     operation = (uniform[:, 0] * len(OPERATIONS)).long()
     bin_ = (uniform[:, 1] * BINS).long()
     strength = magnitudes()[operation, bin_]
@@ -85,8 +85,8 @@ def draw_trivial(
 
 
 class TrivialPlan:
-    """The operations of a whole batch, as small tensors on the device, for images of (height,
-    width) pixels."""
+    """The operations of a whole batch of images of (height, width) pixels, as small tensors on the
+    device."""
 
     def __init__(
         self,
@@ -95,14 +95,15 @@ class TrivialPlan:
         image_size: tuple[int, int],
         device: torch.device,
     ):
-        # Stays on the CPU, which has to know which image gets which operation.
+        # Stays on the CPU, which must know the operation of each image.
         self.operation = operation
         self.magnitude = send(magnitude, device)
 
         inverse = _inverse_maps(operation, magnitude, image_size)
         self.inverse = send(inverse, device)  # (B, 2, 3)
 
-        # Shares of `blend_`: only COLOR has one of each pixel's gray, only CONTRAST of the mean.
+        # Shares of `blend_`: only COLOR has a share of each pixel's gray, only CONTRAST of the
+        # mean.
         own = 1 + magnitude
         pixel = -magnitude * (operation == COLOR)
         mean = -magnitude * (operation == CONTRAST)
@@ -114,7 +115,7 @@ class TrivialPlan:
         images: Tensor,  # (n, 3, H, W) float in [0, 1]
         part: slice,  # of the batch: its n images
     ) -> Tensor:  # (n, 3, H, W) float in [0, 1]
-        """Applies the operations of a part of the batch; may work in place."""
+        """Apply the operations of part of the batch; may work in place."""
         operation = self.operation[part]
         inverse = self.inverse[part]
         shares = self.shares[part]
@@ -150,8 +151,8 @@ def _inverse_maps(
     magnitude: Tensor,  # (B,)
     image_size: tuple[int, int],  # height, width
 ) -> Tensor:  # (B, 2, 3)
-    """Maps from a pixel (x, y, 1) of the output, counted from the centre, to its source. Shears fix
-    the top left corner."""
+    """Maps from an output pixel (x, y, 1), counted from the centre, to its source. Shears keep the
+    top left corner fixed."""
     height, width = image_size
     shear_x = magnitude * (operation == SHEAR_X)
     shear_y = magnitude * (operation == SHEAR_Y)
@@ -171,10 +172,10 @@ def _inverse_maps(
 
 def warp(
     images: Tensor,  # (B, C, H, W)
-    inverse: Tensor,  # (B, 2, 3) of `_inverse_maps`
+    inverse: Tensor,  # (B, 2, 3) from `_inverse_maps`
 ) -> Tensor:  # (B, C, H, W)
-    """Takes for each output pixel the nearest one of its source (torchvision's `affine`); outside
-    the image is black."""
+    """Take the nearest source pixel for each output pixel (torchvision's `affine`); pixels from
+    outside the image are black."""
     height, width = images.shape[-2:]
     x = _centred_pixels(width, images.device)
     y = _centred_pixels(height, images.device)
@@ -199,7 +200,7 @@ def warp(
 
 
 def _centred_pixels(count: int, device: torch.device) -> Tensor:  # (count,)
-    """Positions of pixels, counted from the centre."""
+    """Pixel positions, counted from the centre."""
     return torch.linspace((1.0 - count) * 0.5, (count - 1.0) * 0.5, count, device=device)
 
 
@@ -207,8 +208,8 @@ def sharpen_(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     factor: Tensor,  # (B,)
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]: `images`
-    """Blends with a 3x3 smoothing, away from it where the factor is above 1 (torchvision's
-    `adjust_sharpness`); the border stays."""
+    """Blend with a 3x3 smoothed image, or extrapolate away from it if the factor is above 1
+    (torchvision's `adjust_sharpness`); the border stays unchanged."""
     if min(images.shape[-2:]) <= 2:
         return images
     kernel = torch.ones(3, 1, 3, 3, device=images.device)
@@ -224,7 +225,7 @@ def posterize(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     bits: Tensor,  # (B,) in 0 to 8
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]
-    """Keeps the highest `bits` of each value (torchvision's `posterize`)."""
+    """Keep the highest `bits` of each value (torchvision's `posterize`)."""
     levels = (2.0**bits).view(-1, 1, 1, 1)
     return torch.minimum((images * levels).floor_(), levels - 1).div_(levels)
 
@@ -232,9 +233,9 @@ def posterize(
 def autocontrast(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]
-    """Stretches each channel to [0, 1] (torchvision's `autocontrast`). A channel that spans less
-    than half a grey level counts as constant and stays: the float noise of a resampled one must not
-    be stretched."""
+    """Stretch each channel to [0, 1] (torchvision's `autocontrast`). A channel that spans less than
+    half a grey level counts as constant and stays unchanged, because the float noise of resampling
+    must not be stretched."""
     low = images.amin((-2, -1), keepdim=True)  # (B, 3, 1, 1)
     high = images.amax((-2, -1), keepdim=True)
     span = high - low
@@ -246,15 +247,15 @@ def autocontrast(
 def equalize(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
 ) -> Tensor:  # (B, 3, H, W) in [0, 1], whole grey levels
-    """Flattens the histogram of the 256 grey levels of each channel, by Pillow's rule
-    (torchvision's `equalize`)."""
+    """Flatten the histogram of the 256 grey levels of each channel, by Pillow's rule (torchvision's
+    `equalize`)."""
     grey = (images * 255.999).long().flatten(-2)  # (B, 3, H W)
     histogram = torch.zeros(*grey.shape[:2], 256, dtype=torch.int64, device=images.device)
     histogram.scatter_add_(-1, grey, torch.ones_like(grey))
     below = histogram.cumsum(-1)
     brightest = histogram.gather(-1, below.argmax(-1, keepdim=True))
 
-    # (B, 3, 1); 0 if there are only a few pixels besides the brightest level: no change
+    # (B, 3, 1); 0, which means no change, if few pixels differ from the brightest level
     step = (grey.shape[-1] - brightest) // 255
     table = (below + step // 2) // step.clamp(min=1)
     table = table.clamp_(0, 255).roll(1, -1)

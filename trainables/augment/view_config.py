@@ -1,5 +1,5 @@
-"""Policies of augmentation: the config of one view, the named pairs of views, and the config that
-chooses a pair and adjusts it."""
+"""Augmentation policies: the config of one view, the named pairs of views, and the config that
+selects a pair and adjusts it."""
 
 from dataclasses import asdict, replace
 from typing import Literal
@@ -14,7 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def _none_is_a_name(value: object) -> object:
-    """Undoes `config.build`, which reads the word "none" as None; here it names a normalisation."""
+    """Undo `config.build`, which reads "none" as None; here the word names a normalisation."""
     return "none" if value is None else value
 
 
@@ -24,10 +24,10 @@ class AugmentConfig:
     probability or strength."""
 
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest share of the image's area in a random resized crop, in (0, 1]. With both bounds at
-    1 the whole image is resized."""
+    """Smallest share of the image's area in a random resized crop, in (0, 1]. If both bounds are 1,
+    the whole image is resized."""
     crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Largest share of the image's area, in (0, 1], not below `crop_scale_min`."""
+    """Largest share of the image's area, in (0, 1], at least `crop_scale_min`."""
     crop_ratio: Annotated[float, Field(ge=1)] = 4 / 3
     """Largest width / height, and largest height / width, of a crop, >= 1; log-uniform between."""
     hflip: Probability = 0.0
@@ -58,25 +58,25 @@ class AugmentConfig:
     blur_sigma_min: Annotated[float, Field(gt=0)] = 0.1
     """Smallest standard deviation of the blur, in pixels, > 0."""
     blur_sigma_max: Annotated[float, Field(gt=0)] = 2.0
-    """Largest standard deviation of the blur, in pixels, not below `blur_sigma_min`."""
+    """Largest standard deviation of the blur, in pixels, at least `blur_sigma_min`."""
     blur_kernel: Annotated[int, Field(ge=0)] = 0
     """Side of the blur's kernel, in pixels, odd; 0 = a tenth of the image's side, made odd
     (SimCLR)."""
     solarize: Probability = 0.0
     """Probability of inverting the pixels at or above `solarize_threshold`, in [0, 1]."""
     solarize_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Brightness from which solarize inverts, in [0, 1]."""
+    """Value at and above which solarize inverts, in [0, 1]."""
     one_of: bool = False
     """Apply exactly one of crop, horizontal flip and jitter to each image, chosen with equal
     probability; the chosen one keeps its own probability."""
     trivial: bool = False
-    """Apply one operation of TrivialAugment's wide space to each image, after all others
+    """Apply one operation of TrivialAugment's wide space to each image, after all other operations
     (`trivial_augment.py`)."""
     jitter_first: bool = True
-    """Jitter colours before the rotation: the corners that it uncovers stay black, and do not
-    change the contrast. False: after it, as earlier studies do."""
+    """Jitter colours before the rotation, so that the uncovered corners stay black and do not
+    affect the contrast. False: after it, as in earlier studies."""
     normalize: Annotated[Normalization, BeforeValidator(_none_is_a_name)] = "imagenet"
-    """Mean and standard deviation that standardise each channel: ImageNet's, 0.5 and 0.5, or
+    """Mean and standard deviation that normalise each channel: ImageNet's, 0.5 and 0.5, or
     none."""
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ _BYOL = AugmentConfig(
     blur=1.0,
 )
 _SIMCLR = replace(_BYOL, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
-# The reports jitter before they crop; here the crop comes first, as in the papers.
+# The course reports jitter before they crop; here the crop comes first, as in the papers.
 _R0 = replace(_SIMCLR, jitter=0.3, blur=0.2, blur_sigma_min=1.0, blur_sigma_max=2.0, blur_kernel=3)
 _R1 = AugmentConfig(
     one_of=True, crop_scale_min=0.08, hflip=1.0, jitter=1.0, brightness=0.5, contrast=0.5, hue=0.5
@@ -126,16 +126,16 @@ PRESETS: dict[str, tuple[AugmentConfig, AugmentConfig]] = {
 }
 """Policy -> its two views.
 
-`simclr` is SimCLR's (Chen et al. 2020, appendix A, strength 1), `byol` BYOL's (Grill et al. 2020,
-table 6), `trivial` TrivialAugment's wide space, `none` no augmentation, `glyphs` crops alone, for
-letters. `reports-r0` is that of the course reports R0 and R3, `reports-r1` the one-of-three choice
-of R1, whose other variant is `trivial`; R2 used `none`, and R4 no self-supervision."""
+`simclr` is from Chen et al. 2020 (appendix A, strength 1), `byol` from Grill et al. 2020 (table 6).
+`trivial` is TrivialAugment's wide space, `none` no augmentation, `glyphs` only crops, for letters.
+`reports-r0` is the policy of course reports R0 and R3. `reports-r1` is the one-of-three choice of
+R1, whose other variant is `trivial`. R2 used `none`, and R4 no self-supervision."""
 
 
 @config
 class ViewConfig:
-    """A named policy for the two views, and the fields that differ from it. `None`
-    (`--set KEY=none`) keeps the policy's own value."""
+    """A named policy for the two views, and fields that override it. `None` (`--set KEY=none`)
+    keeps the policy's own value."""
 
     policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "trivial", "none"] = (
         "byol"
@@ -179,13 +179,13 @@ class ViewConfig:
     """Probability of solarization in each of the two views, in [0, 1]."""
 
     def views(self) -> tuple[AugmentConfig, AugmentConfig]:
-        """The policy's two views, with the fields set here replaced."""
+        """The policy's two views, with the fields set here overridden."""
         first, second = PRESETS[self.policy]
         return self._adjusted(first), self._adjusted(second)
 
     def _adjusted(self, view: AugmentConfig) -> AugmentConfig:
-        """The policy's view, with the strength and the values that the config sets; hue and blur
-        stay within what their operations take."""
+        """The policy's view, with the config's strength and values. Hue and blur are limited to the
+        ranges that their operations accept."""
         if self.exact:
             return view
         values = asdict(view)

@@ -1,13 +1,13 @@
-"""Augmentation of a batch on its device, every image with parameters of its own.
+"""Augmentation of a batch on its device, with separate parameters per image.
 
 >>> views = [Augment(policy, image_size=128) for policy in PRESETS["byol"]]
 >>> first, second = (view(images, generator) for view in views)
 >>> # images (B, 3, H, W) uint8 -> two of (B, 3, 128, 128) float32
 
 The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B):
-crop and resize, flips, colour jitter, grayscale, blur, solarize, normalise. Two operations that
-neither has: rotation follows the colour jitter, TrivialAugment follows solarize. Drawing the
-parameters is separate from applying them, so that a batch can be split, moved or repeated.
+crop and resize, flips, colour jitter, grayscale, blur, solarize, normalise. There are two further
+operations: rotation after colour jitter, and TrivialAugment after solarize. Parameters are drawn
+and applied separately, so that a batch can be split, moved or repeated.
 """
 
 from itertools import pairwise
@@ -43,17 +43,17 @@ from trainables.augment.view_config import AugmentConfig
 from trainables.devices import in_float32, send
 from trainables.errors import UserError
 
-_CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, so that they stay in cache
+_CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, to stay in cache
 _MIN_CHUNK = 4  # images
 _BYTES_PER_PIXEL = 12  # three channels of float32
 
 
 class Augment:
-    """The augmentation of one view of a batch. Pure: the result depends on the images and the draws
-    alone.
+    """Augmentation of one view of a batch. Pure: the result depends only on the images and the
+    draws.
 
     Raises:
-        UserError: the blur's kernel does not fit into an image of `image_size` pixels.
+        UserError: the blur kernel does not fit into an image of `image_size` pixels.
     """
 
     def __init__(self, config: AugmentConfig, image_size: int):
@@ -71,11 +71,11 @@ class Augment:
         images: Tensor,  # (B, 3, H, W)
         generator: torch.Generator,
     ) -> Tensor:  # (B, 3, S, S)
-        """Calls `apply` with fresh draws."""
+        """Call `apply` with fresh draws."""
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Draws parameters for `batch_size` images from a CPU generator (`draws.draw`)."""
+        """Draw parameters for `batch_size` images from a CPU generator (`draws.draw`)."""
         return draw(self.config, batch_size, generator)
 
     @torch.no_grad()
@@ -85,13 +85,13 @@ class Augment:
         draws: Draws,  # of B images
         out: Tensor | None = None,  # (B, 3, S, S) float32, to be overwritten
     ) -> Tensor:  # (B, 3, S, S) float32, normalised, on the device of `images`
-        """Augments a batch; the result is `out` where given.
+        """Augment a batch; the result is `out` if given.
 
-        The arithmetic is in float32 throughout, inside autocast too, without the rounding to whole
-        grey levels that torchvision does between operations on uint8.
+        All arithmetic is in float32, also inside autocast, without the rounding to integer grey
+        levels that torchvision does between operations on uint8.
         """
-        # Sorted by the position of hue in their order, images that adjust their hue together lie
-        # side by side.
+        # Sort images by the position of hue in their order, so that images which adjust their hue
+        # together are adjacent.
         hue_position = torch.where(draws.jitter, draws.order.argmax(1), 4)
         order = hue_position.argsort(stable=True)
         height, width = images.shape[-2:]
@@ -120,15 +120,15 @@ class Augment:
         return max(_MIN_CHUNK, _CHUNK_BYTES // (_BYTES_PER_PIXEL * self.image_size**2))
 
     def resizes(self, image_size: tuple[int, int]) -> bool:
-        """Tells if images of (height, width) pixels have to be resampled at all."""
+        """True if images of (height, width) pixels must be resampled at all."""
         config = self.config
         flips = config.hflip + config.vflip + config.rot90 > 0
         return crops(config) or flips or image_size != (self.image_size, self.image_size)
 
 
 class _Plan:
-    """The draws translated for images of one size: small tensors of parameters on the device, for
-    the whole batch at once."""
+    """The draws converted for images of one size: small parameter tensors on the device, for the
+    whole batch at once."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Plan:
         index: Tensor,  # (n,) positions in the batch, on the device
         part: slice,  # of the plan: its n images
     ) -> Tensor:  # (n, 3, S, S) in [0, 1]
-        """Augments the images of a part of the plan."""
+        """Augment the images of part of the plan."""
         config = self.augment.config
         kernel = self.augment.kernel
         draws = self.draws
@@ -189,7 +189,7 @@ class _Plan:
         if config.jitter_first:
             self._jitter_(x, part)
         if config.rotate:
-            # counter-clockwise is clockwise where the axes are swapped
+            # with swapped axes, counter-clockwise becomes clockwise
             x = rotate(x, -self.angle[part])
         if not config.jitter_first:
             self._jitter_(x, part)
@@ -208,7 +208,7 @@ class _Plan:
         return x if self.trivial is None else self.trivial.apply(x, part)
 
     def _resample(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
-        """Crops, resizes and flips. (n, 3, S (x), S (y)) in [0, 1], which may be written to."""
+        """Crop, resize and flip. Returns (n, 3, S (x), S (y)) in [0, 1], which may be modified."""
         if not self.resizes:
             own = images.index_select(0, index)
             return (own if own.is_floating_point() else unit_float(own)).mT
@@ -226,7 +226,7 @@ class _Plan:
         return resample(images.index_select(0, index).float(), vertical, horizontal)
 
     def _jitter_(self, x: Tensor, part: slice) -> None:
-        """Colour jitter of a part of the plan, in each image's own order."""
+        """Jitter the colours of part of the plan, in each image's own order."""
         ends = [min(max(end - part.start, 0), len(x)) for end in self.hue_ends]
         jittered = ends[-1]
         shares = self.shares[part]
@@ -244,8 +244,8 @@ def evaluation_view(
     image_size: int,  # S
     normalize: Normalization,
 ) -> Tensor:  # (B, 3, S, S) float32, normalised
-    """The view without randomness: resized to S x S (bilinear, antialiased; a rectangle becomes a
-    square) and normalised."""
+    """The view without randomness: resized to S x S (bilinear, antialiased; not keeping the aspect
+    ratio) and normalised."""
     images = unit_float(images)
     if images.shape[-2:] != (image_size, image_size):
         images = functional.interpolate(
@@ -262,7 +262,7 @@ def whole_view(
     images: Tensor,  # (B, 3, H, W) uint8, or float in [0, 1]
     normalize: Normalization,
 ) -> Tensor:  # (B, 3, H, W) float32, normalised
-    """The view without randomness at the size that the images have."""
+    """The view without randomness, at the images' own size."""
     return _standardized(unit_float(images), normalize)
 
 
