@@ -1,10 +1,10 @@
-"""The views that a backbone which never trains sees of the training images, and their cached
-features.
+"""The views of training images for a backbone that never trains, and their cached features.
 
-A step on fresh augmentation has nothing to look up. So a frozen backbone sees a few fixed views of
-every training image. They belong to the data as its splits do: they depend on data.seed, and on no
-trial's seed. A step picks one of them for each of its images. Their features, and those of the
-evaluation views, are computed once for all trials and processes of a machine (`feature_store.py`).
+With fresh augmentation in every step, features could not be cached. So a frozen backbone sees a few
+fixed views of every training image. They belong to the data, like its splits: they depend on
+data.seed, not on a trial's seed. In each step, one of them is picked for each image. Their
+features, and those of evaluation views, are computed once for all trials and processes of a machine
+(`feature_store.py`).
 """
 
 import hashlib
@@ -33,9 +33,9 @@ from trainables.data.store_building import VERSION as STORE_VERSION
 from trainables.devices import send
 
 VERSION = 1
-"""Part of the key: raise it when views or features are computed otherwise."""
+"""Part of the key. Increase it when the computation of views or features changes."""
 
-# Parameters of a view that say how something is done, never whether: alone they change nothing.
+# Parameters that only modify an operation: if no operation is on, they change nothing.
 _HOW = {
     "crop_ratio",
     "blur_sigma_min",
@@ -51,19 +51,20 @@ class FeaturesConfig:
     """Views and cached features of a backbone that never trains (freeze.policy=all)."""
 
     views: Annotated[int, Field(ge=0, le=64)] = 4
-    """Fixed augmented views of every training image, of which a step picks one; 1 if the policy
-    changes nothing. 0: fresh views at every step, whose features cannot be cached."""
+    """Number of fixed augmented views of every training image, one of which is picked in each step;
+    1 if the policy changes nothing. 0: fresh views in every step, whose features cannot be
+    cached."""
     cache: bool = True
-    """Compute the features of those views once. False: at every step, with the same result except
+    """Compute the features of those views once. False: in every step, with the same result except
     for rounding."""
 
 
 def why_not_cached(config: Any) -> str:
-    """The reason why a step needs the backbone, in a few words; "" if its features can be looked
-    up.
+    """Return the reason why a step needs the backbone, in a few words; "" if its features can be
+    cached.
 
     Args:
-        config: of a classifier.
+        config: config of a classifier.
     """
     if config.freeze.policy != "all":
         return f"freeze.policy={config.freeze.policy} trains the backbone"
@@ -76,8 +77,8 @@ def why_not_cached(config: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class FixedViews:
-    """`count` views of every image of a split, the same in every trial; row v n + i is view v of
-    image i of n."""
+    """`count` views of every image in a split, the same in every trial. Row v n + i is view v of
+    image i out of n."""
 
     split: Split
     augment: Augment
@@ -86,7 +87,7 @@ class FixedViews:
 
     @classmethod
     def of(cls, split: Split, augment: Augment, count: int, seed: int) -> "FixedViews":
-        """Fix `count` views, or one if the augmentation changes nothing."""
+        """Create `count` views, or one if the augmentation changes nothing."""
         unchanged = AugmentConfig()
         names = (field.name for field in fields(unchanged) if field.name not in _HOW)
         changes = any(getattr(augment.config, name) != getattr(unchanged, name) for name in names)
@@ -121,7 +122,7 @@ class FixedViews:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that decides the views."""
+        """Digest of everything that determines the views."""
         drawn = {
             "count": self.count,
             "seed": self.seed,
@@ -132,11 +133,11 @@ class FixedViews:
 
 
 class FrozenFeatures:
-    """Views and cached features of a classifier's frozen backbone. Features are opened, or
-    computed, when they are first asked for.
+    """Views and cached features of a classifier's frozen backbone. Features are opened or computed
+    on first use.
 
     Args:
-        config: of the classifier.
+        config: config of the classifier.
         augment: its training view.
     """
 
@@ -152,13 +153,13 @@ class FrozenFeatures:
             self.views = FixedViews.of(data.train, augment, config.features.views, config.data.seed)
             self.reason = "" if config.features.cache else "features.cache=False"
 
-        # Of the epoch so far.
+        # For the current epoch.
         self._seconds = 0.0
         self._rows_drawn = 0
         self.forget()
 
     def forget(self) -> None:
-        """Forget all features: the backbone has changed."""
+        """Drop all features, because the backbone has changed."""
         self._key = ""
         self._opened: dict[str, Features | None] = {}
 
@@ -168,7 +169,7 @@ class FrozenFeatures:
         """Features of a split's evaluation views, or of fixed views; None if they are not cached.
 
         Args:
-            compute: gives the features in order, each (b, D).
+            compute: yields the features in order, each (b, D).
         """
         if self.reason:
             return None
@@ -183,8 +184,8 @@ class FrozenFeatures:
         return self._opened[name]
 
     def _key_of(self, backbone: nn.Module) -> str:
-        """Name the features by everything that decides their values: the backbone's weights and
-        architecture, the data, image size and normalisation, and the settings of floating point."""
+        """Key of everything that determines the features: the backbone's weights and architecture,
+        data, image size, normalisation, and floating-point settings."""
         config = self.config
         data = [STORE_VERSION, self.data.fingerprint, config.data.image_size, config.normalize]
         numerics = [
@@ -204,22 +205,22 @@ class FrozenFeatures:
         rows: np.ndarray,  # (B,)
         targets: Tensor,  # (B,)
     ) -> Batch:
-        """A batch of features instead of images."""
+        """A batch with features in place of images."""
         self.count(len(rows))
         return Batch(torch.from_numpy(cached.rows[rows]), (), targets)
 
     def count(self, rows: int) -> None:
-        """Note that so many features have been looked up, here or for this trial elsewhere."""
+        """Count features that were looked up, here or elsewhere for this trial."""
         self._rows_drawn += rows
 
     @property
     def key(self) -> str:
-        """Name of the features that are open: two trials of one key look up the same."""
+        """Key of the open features: trials with equal keys use the same features."""
         return self._key
 
     def costs(self) -> Metrics:
-        """Metrics of the epoch that ends: 1 if it has looked features up, the seconds spent on
-        having them, and those that the backbone would have taken."""
+        """Metrics of the epoch that ends: 1 if it used cached features, the seconds spent on
+        getting them, and the seconds that the backbone would have taken."""
         if self.config.freeze.policy != "all":
             return {}
 
@@ -235,8 +236,8 @@ class FrozenFeatures:
         return metrics
 
     def setup_seconds(self, data: DataSet) -> float:
-        """Seconds that the features of `data` (train and val) take, judged by those that are
-        open."""
+        """Seconds that computing the features of `data` (train and val) takes, estimated from those
+        that are open."""
         train, val = self._train_and_val()
         if self.views is None or train is None or val is None:
             return 0.0
@@ -281,7 +282,7 @@ def _width(backbone: nn.Module) -> int:
 
 
 def state_hash(module: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and bytes of all parameters and buffers, whatever their
+    """SHA-256 of names, dtypes, shapes and bytes of all parameters and buffers, independent of
     device and memory format."""
     state = hashlib.sha256()
     for name, value in module.state_dict().items():

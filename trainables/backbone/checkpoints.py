@@ -1,9 +1,9 @@
-"""Find a backbone's weights in a checkpoint of any tool.
+"""Finds a backbone's weights in a checkpoint of any tool.
 
-Tools wrap them: in dicts (`{"epoch": 3, "state_dict": ...}`), in modules whose names become
+Tools nest them in dicts (`{"epoch": 3, "state_dict": ...}`) or in modules whose names become
 prefixes (`module.encoder_q.conv1.weight`), beside a second copy that follows the first
-(`encoder_k`), or numbered, as layers of an `nn.Sequential`. What the backbone calls its tensors
-decides: the dict and the prefix under which most of its names are found are taken.
+(`encoder_k`), or number them, as layers of an `nn.Sequential`. The backbone's own tensor names
+decide: the dict and the prefix under which most of its names are found are used.
 """
 
 import re
@@ -14,34 +14,34 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Dicts in dicts: {"teacher": {"state_dict": ...}}.
+# Levels of nested dicts: {"teacher": {"state_dict": ...}}.
 _DEPTH = 3
-# Names of the copy that is not taken where a file has two: the one that follows the other by a
-# moving average (He et al. 2020, encoder_k; Grill et al. 2020, target), but DINO's student, whose
-# teacher is what its paper evaluates (Caron et al. 2021, section 3.1).
+# If a file has two copies, the one with such a name is not used: the copy that follows the other by
+# a moving average (He et al. 2020, encoder_k; Grill et al. 2020, target). For DINO it is the
+# student, because the paper evaluates the teacher (Caron et al. 2021, section 3.1).
 _SECOND = {"momentum", "k", "key", "target", "ema", "student"}
 # Modules that only wrap others: DataParallel's, torch.compile's, and a common attribute.
 _WRAPPERS = ("module", "_orig_mod", "model")
-# Modules in a message.
+# Most modules named in a message.
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """The weights of a backbone and its head in a file, under the names that torchvision has."""
+    """Weights of a backbone and its head in a file, under torchvision's names."""
 
     state: dict[str, Tensor]
     dicts: tuple[str, ...] = ()
-    """Keys of the dicts around the weights, unless it is the usual `state_dict` alone."""
+    """Keys of the dicts around the weights; empty for the usual `state_dict`."""
     prefix: str = ""
-    """Prefix taken off every name."""
+    """Prefix removed from every name."""
     numbered: bool = False
-    """True: the file numbers its layers."""
+    """True if the file numbers its layers."""
     others: tuple[str, ...] = ()
-    """Names, as in the file, of tensors without that prefix: they are left out."""
+    """Names in the file of tensors without that prefix, which are left out."""
 
     def __str__(self) -> str:
-        """Clauses about what was done to the names, joined by commas; "" where nothing was."""
+        """Comma-separated clauses about changes to the names; "" if there were none."""
         clauses = []
         if self.dicts:
             clauses.append(f"read from its dict {'/'.join(self.dicts)}")
@@ -61,15 +61,15 @@ class _Place:
     path: tuple[str, ...]
     """Keys of the dicts around the state_dict."""
     state: Mapping[str, Tensor]
-    """Names under the prefix, and others."""
+    """Tensors by name, under the prefix or not."""
     prefix: str = ""
-    """Beginning of the names that are counted."""
+    """Start of the names that are counted."""
     matches: int = 0
     """Number of the backbone's names found under the prefix."""
 
     @property
     def preference(self) -> tuple[int, bool, int]:
-        """Sort key: most matches, then the copy that is trained, then the shortest name."""
+        """Sort key: most matches, then the trained copy, then the shortest name."""
         name = ".".join((*self.path, self.prefix))
         words = re.split(r"[._]", name.lower())
         second = bool(_SECOND.intersection(words))
@@ -77,11 +77,11 @@ class _Place:
 
 
 def find_weights(payload: Mapping[str, Any], backbone: nn.Module) -> FoundWeights | None:
-    """Find the weights of `backbone` in what `torch.load` read; None if it holds no tensor by a
-    name.
+    """Find the weights of `backbone` in what `torch.load` read; None if it contains no named
+    tensors.
 
-    A prefix is taken off if half of the backbone's names at least are found under it. Numbered
-    layers, as `nn.Sequential(*list(resnet.children())[:-1])` names them, must all be there.
+    A prefix is removed if at least half of the backbone's names are found under it. If layers are
+    numbered, as in `nn.Sequential(*list(resnet.children())[:-1])`, all of them must be present.
     """
     states = [_Place(path, state) for path, state in _state_dicts(payload)]
     if not states:
@@ -104,7 +104,7 @@ def find_weights(payload: Mapping[str, Any], backbone: nn.Module) -> FoundWeight
 def _state_dicts(
     payload: Mapping[str, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Yield every dict of tensors by name in `payload`, outer ones first, and the keys to it."""
+    """Yield every dict of named tensors in `payload`, outer ones first, with the keys to it."""
     tensors: dict[str, Tensor] = {}
     inner: list[tuple[str, Mapping[str, Any]]] = []
     for key, value in payload.items():
@@ -123,10 +123,10 @@ def _state_dicts(
 
 
 def _best(states: Iterable[_Place], wanted: Mapping[str, str]) -> _Place:
-    """Return the state_dict and prefix under which most of the wanted names are.
+    """Return the state_dict and prefix that contain most of the wanted names.
 
     Args:
-        states: of the file, each without a prefix.
+        states: those of the file, each without a prefix.
         wanted: names of the backbone.
     """
     places = []
@@ -140,7 +140,7 @@ def _best(states: Iterable[_Place], wanted: Mapping[str, str]) -> _Place:
 
 
 def _prefixes(state: Iterable[str], wanted: Mapping[str, str]) -> Counter[str]:
-    """Count, for every prefix, the wanted names that `state` has under it.
+    """Count the wanted names in `state` under each prefix.
 
     Args:
         state: names in the file.
@@ -160,10 +160,10 @@ def _prefixes(state: Iterable[str], wanted: Mapping[str, str]) -> Counter[str]:
 
 
 def _taken(place: _Place, names: Mapping[str, str]) -> FoundWeights:
-    """Take what lies under the place's prefix.
+    """Take the tensors under the place's prefix.
 
     Args:
-        names: number of a layer -> its name; {} where the file has names.
+        names: number of a layer -> its name; {} if the file has names.
     """
     state: dict[str, Tensor] = {}
     others = []
@@ -179,7 +179,7 @@ def _taken(place: _Place, names: Mapping[str, str]) -> FoundWeights:
 
 
 def _numbers(backbone: nn.Module) -> dict[str, str]:
-    """Name of each layer -> its number in an `nn.Sequential` of the same layers."""
+    """Layer name -> its number in an `nn.Sequential` of the same layers."""
     names = [name for name, _ in backbone.named_children()]
     return {name: str(number) for number, name in enumerate(names)}
 
@@ -191,14 +191,14 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
 
 
 def _roots(names: Iterable[str]) -> str:
-    """The first modules that the named tensors are in, for a message."""
+    """First modules that contain the named tensors, for a message."""
     roots = list(dict.fromkeys(_root(name) for name in names))
     shown = ", ".join(roots[:_SHOWN])
     return f"{shown}, ..." if len(roots) > _SHOWN else shown
 
 
 def _root(name: str) -> str:
-    """Shorten a tensor's name to the module that sets it apart, as in `module.encoder_k.`."""
+    """Shorten a tensor's name to the module that identifies it, such as `module.encoder_k.`."""
     parts = name.split(".")
     wrappers = 0
     while wrappers < len(parts) - 1 and parts[wrappers] in _WRAPPERS:

@@ -1,4 +1,4 @@
-"""The file that a trained backbone is exported to."""
+"""The file to which a trained backbone is exported."""
 
 import argparse
 import functools
@@ -20,7 +20,7 @@ from trainables.errors import UserError
 from trainables.files import atomic_file
 from trainables.packages import install
 
-# What tools put beside the weights and no code can hide in: options (DINO), numbers of NumPy.
+# Types that tools store beside weights and that cannot run code: options (DINO), NumPy numbers.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -30,7 +30,7 @@ _HARMLESS: list[Any] = [
     np.dtypes.Int64DType,
 ]
 _SAFETENSORS = ".safetensors"
-_KEPT_BYTES = 16 << 20  # of the largest file whose content stays in memory
+_KEPT_BYTES = 16 << 20  # largest file whose content stays in memory
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
@@ -41,11 +41,11 @@ def save_backbone(
     head: nn.Module | None = None,
     seen: SeenRecord | None = None,
 ) -> None:
-    """Write {"state_dict": weights on the CPU, without a head `fc`, "meta": `meta`, ...}; after a
-    kill `path` holds the old file or all of the new one.
+    """Write {"state_dict": weights on the CPU, without a head `fc`, "meta": `meta`, ...}. After a
+    kill, `path` holds the old file or the complete new one.
 
     Args:
-        meta: anything JSON can hold: the config, the trial it comes from, its metrics.
+        meta: anything that JSON can hold: the config, the trial it comes from, its metrics.
         head: written beside the backbone, as "head", for the trainable that trained it;
             `load_backbone_state` ignores it.
         seen: everything that the backbone has been trained on, written as "seen"; None: unknown.
@@ -66,11 +66,11 @@ def save_backbone(
 def load_backbone_state(path: Path) -> dict[str, Tensor]:
     """Read the weights that `save_backbone` wrote, onto the CPU and without a head `fc`.
 
-    Only tensors and plain values are unpickled. Load it with `strict=True`: a head is neither in
-    the state nor in the backbone.
+    Only tensors and plain values are unpickled. Load the state with `strict=True`, because neither
+    it nor the backbone has a head.
 
     Raises:
-        UserError: no such file, or not a state_dict.
+        UserError: the file does not exist, or is not a state_dict.
     """
     payload = _read(path)
     state = payload.get("state_dict", payload)
@@ -86,7 +86,7 @@ def load_weights(path: Path, backbone: nn.Module) -> FoundWeights:
     Only tensors and plain values are unpickled.
 
     Raises:
-        UserError: no such file, or there are no tensors by name in it.
+        UserError: the file does not exist, or contains no named tensors.
     """
     found = find_weights(_read(path), backbone)
     if found is None:
@@ -100,18 +100,18 @@ def load_backbone_meta(path: Path) -> dict[str, Any]:
     """Read the `meta` that `save_backbone` wrote; {} for a plain state_dict.
 
     Raises:
-        UserError: as `load_backbone_state` does.
+        UserError: as in `load_backbone_state`.
     """
     meta = _read(path).get("meta")
     return dict(meta) if isinstance(meta, dict) else {}
 
 
 def load_seen(path: Path) -> SeenRecord:
-    """Read what a backbone has been trained on; an incomplete record without trainings for a file
-    that does not say.
+    """Read the record of what a backbone was trained on. A file without one gives an incomplete
+    record without trainings.
 
     Raises:
-        UserError: the record cannot be read, or as `load_backbone_state` does.
+        UserError: the record cannot be read; or as in `load_backbone_state`.
     """
     payload = _read(path).get("seen")
     if not isinstance(payload, dict):
@@ -123,7 +123,7 @@ def load_head_state(path: Path) -> dict[str, Tensor]:
     """Read the `head` that `save_backbone` wrote.
 
     Raises:
-        UserError: none in the file, or as `load_backbone_state` does.
+        UserError: the file has no head; or as in `load_backbone_state`.
     """
     head = _read(path).get("head")
     if not isinstance(head, dict):
@@ -135,11 +135,11 @@ def load_head_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_fc_state(path: Path, backbone: nn.Module, name: str) -> dict[str, Tensor] | None:
-    """Read `weight` (1000, D) and `bias` (1000,) of ImageNet's classification layer from a
-    file with the weights of `backbone`, torchvision's network `name`; None if it has no such layer.
+    """Read `weight` (1000, D) and `bias` (1000,) of ImageNet's classification layer from a file
+    with weights of `backbone`, torchvision's network `name`; None if the file has no such layer.
 
     Raises:
-        UserError: as `load_backbone_state` does.
+        UserError: as in `load_backbone_state`.
     """
     state = load_weights(path, backbone).state
     prefix = head_prefix(name)
@@ -169,15 +169,15 @@ def _is_state_dict(state: Any) -> bool:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """Read a file of weights, which nobody may change.
+    """Read a weights file. The result is shared, so callers must not change it.
 
-    To unpickle a small one takes longer than some trials on cached features: the last ones stay
-    with the process, which serves many trials.
+    Unpickling even a small file takes longer than some trials on cached features. So a process,
+    which runs many trials, keeps the last files in memory.
     """
     try:
         about = path.stat()
     except OSError:
-        return _read_anew(path)  # which says what is wrong
+        return _read_anew(path)  # reports what is wrong
     if about.st_size > _KEPT_BYTES:
         return _read_anew(path)
     return _read_once(path, (about.st_ino, about.st_size, about.st_mtime_ns))
@@ -196,7 +196,7 @@ def _read_anew(path: Path) -> dict[str, Any]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no backbone file {str(path)!r}; {_REMEDY}") from None
-    except Exception:  # torch has no type of its own: KeyError, ValueError, IndexError, ...
+    except Exception:  # torch has no specific error: KeyError, ValueError, IndexError, ...
         raise UserError(_unreadable(path)) from None
 
     if not isinstance(payload, dict):
@@ -208,7 +208,7 @@ def _read_anew(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Read the tensors of a file of safetensors, as timm publishes its weights."""
+    """Read the tensors of a safetensors file, the format in which timm publishes weights."""
     try:
         from safetensors.torch import load_file
     except ImportError:
@@ -218,18 +218,18 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         return dict(load_file(path))
-    except Exception:  # the package's own type, or OSError
+    except Exception:  # the package's own error, or OSError
         raise UserError(
             f"backbone file {str(path)!r} cannot be read as safetensors; {_REMEDY}"
         ) from None
 
 
 def _unreadable(path: Path) -> str:
-    """Say why `torch.load` reads no weights from a file, and what to do."""
+    """Explain why `torch.load` reads no weights from a file, with the remedy."""
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # it is no file of torch.save at all
+    except Exception:  # not a torch.save file at all
         classes = []
     if not classes:
         return (

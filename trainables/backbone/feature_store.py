@@ -2,10 +2,10 @@
 
     <cache>/features/<key>/   features.npy (rows, D) float32   meta.json
 
-An entry is built in `<key>.building` under a file lock, synced and renamed: a folder whose name is
-a key is whole. Before a new one is built, the longest unused are removed until all together fit
-into $VISTUNE_FEATURES_GB (20). A process that reads a removed one keeps it: its map outlives its
-name. If an entry cannot be stored, features are computed as if there were no cache.
+An entry is built in `<key>.building` under a file lock, synced and renamed, so a folder with a key
+as its name is complete. Before a new entry is built, the least recently used ones are removed until
+all fit into $VISTUNE_FEATURES_GB (20). A process that reads a removed entry can continue, because
+its memory map stays valid. If an entry cannot be stored, features are computed without a cache.
 """
 
 import errno
@@ -31,7 +31,7 @@ from trainables.files import default_cache_dir
 
 _DEFAULT_GB = 20.0
 _SPARE_BYTES = 32 << 20
-# Seconds between two signs of life of a process that waits for another's features.
+# Seconds between two watchdog beats of a process that waits for another's features.
 _BEAT_S = 1.0
 
 
@@ -39,9 +39,9 @@ _BEAT_S = 1.0
 class Features:
     """An opened entry."""
 
-    rows: np.ndarray  # (n, D) float32, memory-mapped; writing to it would change a private copy
+    rows: np.ndarray  # (n, D) float32, memory-mapped; writing would change a private copy
     row_seconds: float
-    """Seconds that computing a row took."""
+    """Seconds that computing one row took."""
 
 
 def open_features(
@@ -50,10 +50,10 @@ def open_features(
     compute: Callable[[], Iterable[Tensor]],
     cache_dir: Path | None = None,
 ) -> Features | None:
-    """Open the entry `key`; build it first if there is none. One process builds, others that want
-    it wait.
+    """Open the entry `key`, after building it if there is none. One process builds it; others that
+    need it wait.
 
-    Returns None, after a line on stderr, if the cache is full or cannot be written.
+    Returns None, after a line on stderr, if the cache is full or not writable.
     """
     folder = (cache_dir or default_cache_dir()) / "features"
     try:
@@ -73,7 +73,7 @@ def open_features(
 def _open_or_build(
     path: Path, shape: tuple[int, int], compute: Callable[[], Iterable[Tensor]]
 ) -> Features | None:
-    """Map the entry, or build it under its lock: the second process finds what the first built."""
+    """Open the entry, or build it under its lock, so that only one process builds it."""
     with _waited_for(_lock(path)):
         # Another process may have built it while this one waited.
         found = _open(path, shape)
@@ -85,10 +85,10 @@ def _open_or_build(
 
 
 def limit_bytes() -> int:
-    """Bytes that all entries together may take.
+    """Size limit of all entries together, in bytes.
 
     Raises:
-        UserError: $VISTUNE_FEATURES_GB is no number of gigabytes.
+        UserError: $VISTUNE_FEATURES_GB is not a number of gigabytes.
     """
     text = os.environ.get("VISTUNE_FEATURES_GB") or str(_DEFAULT_GB)
     try:
@@ -102,8 +102,8 @@ def limit_bytes() -> int:
 
 @contextmanager
 def _waited_for(path: Path) -> Iterator[None]:
-    """Hold a lock, after however long another process builds: it may take hours, and the watchdog
-    must not take waiting for hanging."""
+    """Hold a lock, waiting for it as long as another process builds. This may take hours, so beat
+    the watchdog, which would otherwise end this process."""
     lock = FileLock(path)
     while not lock.is_locked:
         with suppress(Timeout):
@@ -116,7 +116,7 @@ def _waited_for(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> Path:
-    """The lock file of an entry, one of 256: lock files must stay, and would otherwise pile up."""
+    """Lock file of an entry, one of 256: lock files cannot be removed, and would accumulate."""
     return path.parent / f"{path.name[:2]}.lock"
 
 
@@ -128,19 +128,19 @@ def _open(path: Path, shape: tuple[int, int]) -> Features | None:
         mapped = np.load(path / "features.npy", mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    rows = np.asarray(mapped)  # a plain array: NumPy's class for maps makes a step longer
+    rows = np.asarray(mapped)  # a plain array: NumPy's memmap class would slow down each step
     if rows.shape != shape or "seconds" not in meta:
         return None
     with suppress(OSError):  # another user's entry
-        os.utime(path)  # the time of the last use
+        os.utime(path)  # records the time of the last use
     return Features(rows, meta["seconds"] / max(1, len(rows)))
 
 
 def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> None:
-    """Write the features and their description into a folder of another name, sync it, and give it
-    its own name: a killed build leaves nothing that looks whole."""
+    """Write the features and their metadata into a folder of another name, sync it, and rename it.
+    So a killed build leaves nothing that looks complete."""
     building = path.with_name(path.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)  # what a killed build left
+    shutil.rmtree(building, ignore_errors=True)  # left by a killed build
     shutil.rmtree(path, ignore_errors=True)  # a damaged entry
     building.mkdir()
     started = time.perf_counter()
@@ -161,7 +161,7 @@ def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> Non
 
 
 def _make_room(path: Path, needed: int) -> None:
-    """Remove entries, the longest unused first, until `needed` bytes fit; none if they cannot.
+    """Remove the least recently used entries until `needed` bytes fit; none if they cannot fit.
 
     The caller holds the lock of `path`.
 
@@ -198,7 +198,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
-    """Finished entries of the cache, each with its size and last use."""
+    """Complete entries of the cache, with size and time of last use."""
     for meta in folder.glob("*/meta.json"):
         path = meta.parent
         if path.name.endswith(".building"):
@@ -210,7 +210,7 @@ def _entries(folder: Path) -> Iterator[_Entry]:
 
 def _remove(entry: Path) -> None:
     """Remove an entry that may be open elsewhere."""
-    # Renamed first, in one step, so that nobody opens half an entry.
+    # Rename it first, atomically, so that no process opens a partial entry.
     removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")
     with suppress(FileNotFoundError):
         entry.rename(removed)
@@ -218,7 +218,8 @@ def _remove(entry: Path) -> None:
 
 
 def _remove_killed_builds(path: Path) -> None:
-    """Remove what killed builds left: nobody holds their lock. The caller holds that of `path`."""
+    """Remove builds whose lock nobody holds, because they were killed. The caller holds the lock of
+    `path`."""
     for building in path.parent.glob("*.building"):
         with _try_lock(_lock(building), held=_lock(path)) as locked:
             if locked:
@@ -227,8 +228,8 @@ def _remove_killed_builds(path: Path) -> None:
 
 @contextmanager
 def _try_lock(lock: Path, held: Path) -> Iterator[bool]:
-    """Take the lock without waiting for it; yields False if another has it. `held` is this
-    thread's already."""
+    """Take the lock without waiting; yields False if another process holds it. This thread already
+    holds the lock `held`."""
     if lock == held:
         yield True
         return

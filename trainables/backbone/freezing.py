@@ -16,15 +16,15 @@ from trainables.optim import param_groups
 
 @config
 class FreezeConfig:
-    """Stages that stay as they were loaded, and the learning rates of the others. The head always
+    """Stages that keep their loaded weights, and learning rates of the others. The head always
     trains, at `optim.lr`."""
 
     policy: Literal["none", "all", "until", "gradual", "probe_first"] = "none"
     """none: everything trains. all: the backbone never trains. until: the stages before `until`
-    never train. gradual: the head alone at first, then stage after stage, the last first (Howard &
-    Ruder 2018, section 3.3). probe_first: the head alone, then everything (Kumar et al. 2022,
-    section 3.4). The last stage takes the place of a head without parameters (few-shot,
-    Euclidean)."""
+    never train. gradual: first only the head, then stage after stage from the last one (Howard &
+    Ruder 2018, section 3.3). probe_first: first only the head, then everything (Kumar et al. 2022,
+    section 3.4). If the head has no parameters (few-shot, Euclidean), the last stage takes its
+    place."""
     until: str = ""
     """until: the first stage that trains, such as layer4, stage4 or block5; see
     `networks.stages`."""
@@ -36,7 +36,7 @@ class FreezeConfig:
     backbone_lr: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Learning rate of the backbone's last stage as a multiple of the head's, in (0, 10]."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Each stage learns this many times as fast as the one after it, in (0, 1] (Clark et al. 2020,
+    """Learning rate of each stage as a multiple of the next stage's, in (0, 1] (Clark et al. 2020,
     section 3.3)."""
 
     def __post_init__(self) -> None:
@@ -50,14 +50,14 @@ class FreezeConfig:
 def frozen_modules(
     epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool = True
 ) -> tuple[str, ...]:
-    """Names of the stages that do not train in `epoch` of `epochs`, counted from 0. Policies thaw
-    and never freeze again.
+    """Names of the stages that do not train in `epoch` of `epochs`, counted from 0. Policies only
+    thaw; they never freeze a stage again.
 
     Args:
         head_trains: the head has parameters. If it has none, the last stage takes its place in
             `gradual` and `probe_first`.
     Raises:
-        UserError: `until` is none of `stages`.
+        UserError: `until` is not in `stages`.
     """
     if config.policy == "none":
         return ()
@@ -76,7 +76,7 @@ def frozen_modules(
 
 
 def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
-    """The stages below the first one that trains.
+    """The stages before the first one that trains.
 
     Raises:
         UserError: the backbone has no such stage.
@@ -91,8 +91,8 @@ def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
 def thaws_at(
     stage: str, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool = True
 ) -> float:
-    """Fraction of the epochs, in [0, 1), after which a stage trains; 0 where it always does, or
-    never."""
+    """Fraction of the epochs, in [0, 1), after which a stage trains; 0 if it always or never
+    does."""
     for epoch in range(epochs):
         if stage not in frozen_modules(epoch, epochs, stages, config, head_trains):
             return epoch / epochs
@@ -100,7 +100,7 @@ def thaws_at(
 
 
 def lr_scale(stage: int, count: int, config: FreezeConfig) -> float:
-    """Learning rate of a stage (0 is the stem, count - 1 the last) over the head's.
+    """Learning rate of a stage (0 is the stem, count - 1 the last) relative to the head's.
 
     It is backbone_lr layer_decay^(count - 1 - stage).
     """
@@ -114,8 +114,8 @@ def stage_groups(
     config: FreezeConfig,
     thaws: Mapping[str, float] | None = None,  # stage -> result of `thaws_at`
 ) -> list[dict[str, Any]]:
-    """Parameter groups of the head and of every stage that has parameters with requires_grad, each
-    with its `lr_scale`, `name` and, where `thaws` has the stage, `thaws_at`."""
+    """Parameter groups of the head and of every stage with parameters that require gradients. Each
+    group has `lr_scale` and `name`, and `thaws_at` if `thaws` has the stage."""
     groups: list[dict[str, Any]] = []
     for group in param_groups(head, weight_decay):
         groups.append({**group, "lr_scale": 1.0, "name": "head"})
@@ -135,7 +135,7 @@ def set_frozen(stages: Mapping[str, Sequence[nn.Module]], frozen: Sequence[str])
         for parameter in nn.ModuleList(modules).parameters():
             parameter.requires_grad_(name not in frozen)
             if name in frozen:
-                # Without a gradient an optimizer skips it, weight decay and momentum included.
+                # Without a gradient, the optimizer skips it, including weight decay and momentum.
                 parameter.grad = None
 
 
@@ -155,7 +155,7 @@ def set_eval_mode(
 
 
 def _set_batchnorm_eval(module: nn.Module) -> None:
-    """Keep running statistics as they are, whatever `train()` said."""
+    """Keep running statistics as they are, even after `train()`."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()

@@ -1,4 +1,4 @@
-"""The backbone as training starts from it: random weights, or those of a file."""
+"""The backbone from which training starts: with random weights or those of a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from trainables.backbone.timm_networks import check_timm_size, is_timm
 from trainables.backbone.weights import Loaded, load_backbone
 from trainables.config import config
 
-# Sides in px that leave at least one pixel after every halving.
+# Image sides, in px, for which at least one pixel remains after all halvings.
 _MIN_IMAGE_SIZE = {
     "cnn": 4,
     "conv4": 16,
@@ -36,7 +36,7 @@ class InitConfig:
     sha256: str = ""
     """SHA-256 that the file's content must have; "" accepts any."""
     origin: str = ""
-    """STUDY/TRIAL that wrote the file, for the record."""
+    """STUDY/TRIAL that wrote the file, as a record."""
 
     def __post_init__(self) -> None:
         if (self.source == "scratch") != (not self.file):
@@ -48,7 +48,7 @@ class InitConfig:
 
 def check_image_size(config: Any) -> None:
     """Raise ValueError if images of `config.data` are too small for `config.backbone`, and
-    UserError if a network of timm cannot take their size."""
+    UserError if a timm network does not accept their size."""
     name = config.backbone.name
     if is_timm(name):
         size = config.data.image_size
@@ -66,27 +66,27 @@ def check_image_size(config: Any) -> None:
 
 @dataclass(frozen=True, eq=False)
 class InitialBackbone:
-    """A backbone as training starts from it."""
+    """A backbone from which training starts."""
 
     module: nn.Module
     config: BackboneConfig
     stages: dict[str, list[nn.Module]]
-    """Name -> modules, in the order of the data: what a freeze policy freezes and thaws."""
+    """Name -> modules, in forward order: the units that a freeze policy freezes and thaws."""
     loaded: Loaded | None
     """Result of loading a file; None for random weights."""
 
     @property
     def feature_dim(self) -> int:
-        """Features D of an image."""
+        """Number of features D per image."""
         dim: Any = self.module.feature_dim
         return int(dim)
 
 
 def initial_backbone(config: BackboneConfig, init: InitConfig) -> InitialBackbone:
-    """Build the backbone of a config and load its weights if `init` names a file.
+    """Build the backbone of a config, and load its weights if `init` names a file.
 
     Raises:
-        UserError: the file is unusable, see `load_backbone`.
+        UserError: the file is unusable; see `load_backbone`.
     """
     module = build_backbone(config)
     loaded = load_initial_weights(module, config, init)
@@ -98,7 +98,7 @@ def load_initial_weights(
 ) -> Loaded | None:
     """Load the weights that `init` names into a backbone; None if it starts from scratch.
 
-    Draws no random number: a head that is built afterwards starts the same from every file.
+    Draws no random numbers, so a head that is built afterwards starts the same for every file.
     """
     if not init.file:
         return None

@@ -17,7 +17,7 @@ from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
 
 FC_UNITS = 1000
-"""Outputs of the classification layer `fc` of ImageNet's networks."""
+"""Outputs of the classification layer `fc` in ImageNet networks."""
 
 _RESNETS = ("resnet18", "resnet50", "resnet101")
 _VGGS = ("vgg16", "vgg16_bn", "vgg19")
@@ -27,10 +27,10 @@ _NAMES = ("tiny", "cnn", "conv4", "resnet12", *_RESNETS, *_VGGS, "convnext_base"
 
 
 def _known_name(name: str) -> str:
-    """Return the name.
+    """Return the name if it is known.
 
     Raises:
-        PydanticCustomError: it is neither a backbone of ours nor one of timm's.
+        PydanticCustomError: it is neither one of our backbones nor a timm name.
     """
     if name in _NAMES or is_timm(name) or name.startswith(_SMP):
         return name
@@ -50,15 +50,15 @@ class BackboneConfig:
     al. 2022). timm:NAME: any network of timm, such as timm:vit_small_patch14_dinov2."""
     width: Annotated[int, Field(ge=8, le=256)] = 32
     """tiny, cnn, conv4, resnet12: channels of the first block, in [8, 256]. Later blocks have 2 and
-    4 times as many (tiny), twice (cnn), 2.5, 5 and 10 times (resnet12), or the same (conv4). conv4
-    and resnet12 have 64 in the literature."""
+    4 times as many (tiny), twice as many (cnn), 2.5, 5 and 10 times as many (resnet12), or as many
+    (conv4). In the literature, conv4 and resnet12 have 64."""
     pool: Annotated[int, Field(ge=1, le=8)] = 4
     """tiny, cnn, conv4, resnet12: side of the grid to which the last map is averaged, in [1, 8]. 1
-    is a global average, which loses the layout."""
+    is a global average, which discards the layout."""
     small_stem: bool = False
-    """tiny and ResNets: 3x3 stem of stride 1 and no max-pool (He et al. 2016, section 4.2), for
-    images up to 64 px. False: torchvision's 7x7 stem of stride 2 with max-pool; in tiny a 3x3 stem
-    of stride 2, 4 times as fast as stride 1."""
+    """tiny and ResNets: a 3x3 stem with stride 1 and no max-pool (He et al. 2016, section 4.2), for
+    images up to 64 px. False: torchvision's 7x7 stem with stride 2 and max-pool; for tiny a 3x3
+    stem with stride 2, 4 times as fast as stride 1."""
     zero_init_residual: bool = False
     """tiny and ResNets: start every residual branch at zero (Goyal et al. 2017, section 5.1)."""
 
@@ -74,13 +74,13 @@ class BackboneConfig:
 def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
     """Build a randomly initialised backbone: images (B, in_channels, H, W) -> features (B, D).
 
-    Its attribute `feature_dim` is D. Features are the averaged last map of ResNets and, normalised,
-    of ConvNeXt; the second hidden layer of VGG; the last map on a grid of the small networks; what
-    the head of a network of timm would take.
+    Its attribute `feature_dim` is D. Features are the averaged last map for ResNets and,
+    normalised, for ConvNeXt; the second hidden layer for VGG; the last map averaged to a grid for
+    the small networks; the input of the head for timm networks.
 
     Raises:
-        UserError: torchvision's VGG or ConvNeXt with other than 3 channels, a network that timm
-            does not have, or an encoder of a segmentation network.
+        UserError: torchvision's VGG or ConvNeXt is not given 3 channels, timm lacks the network, or
+            the name is an encoder of a segmentation network.
     """
     if cfg.name.startswith(_SMP):
         raise UserError(
@@ -115,8 +115,8 @@ def _tiny(cfg: BackboneConfig, in_channels: int) -> TinyResNet:
 def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
     """Build torchvision's ResNet without its last layer.
 
-    A small stem is that of SimCLR for CIFAR: a 3x3 convolution of stride 1 and no pooling, so that
-    small images keep their pixels (Chen et al. 2020, appendix B.9).
+    The small stem is SimCLR's for CIFAR: a 3x3 convolution with stride 1 and no pooling, so that
+    small images keep their resolution (Chen et al. 2020, appendix B.9).
     """
     net = _torchvision(cfg.name, zero_init_residual=cfg.zero_init_residual)
     net.feature_dim = net.fc.in_features
@@ -136,7 +136,7 @@ def _vgg_or_convnext(cfg: BackboneConfig, in_channels: int) -> nn.Module:
     """Build torchvision's network without its last layer.
 
     Raises:
-        UserError: the images have not three channels.
+        UserError: the images do not have three channels.
     """
     if in_channels != 3:
         raise UserError(
@@ -149,16 +149,16 @@ def _vgg_or_convnext(cfg: BackboneConfig, in_channels: int) -> nn.Module:
 
 
 def _torchvision(name: str, **options: Any) -> Any:
-    """Build a network of torchvision with random weights."""
-    # Imported here because torch._dynamo comes with it: seconds that a process which builds no
-    # network, such as a driver, need not wait.
+    """Build a torchvision network with random weights."""
+    # Imported here because it imports torch._dynamo, which takes seconds. A process that builds no
+    # network, such as a driver, need not wait for it.
     from torchvision.models import get_model
 
     return get_model(name, weights=None, **options)
 
 
 def head_prefix(name: str) -> str:
-    """Prefix of the classification head's keys in torchvision's, or timm's, state_dict of a
+    """Prefix of the classification head's keys in the state_dict of torchvision's or timm's
     network."""
     if is_timm(name):
         return timm_head_prefix(name)
@@ -170,16 +170,16 @@ def head_prefix(name: str) -> str:
 
 
 def stages(backbone: Any) -> dict[str, list[nn.Module]]:
-    """Split a backbone into its parts in the order of the data, stem first; every parameter and
-    buffer is in exactly one.
+    """Split a backbone into stages in forward order, from the stem; every parameter and buffer is
+    in exactly one.
 
     ResNets: stem, layer1 to layer4 (tiny: to layer3). VGG: block1 to block5, each up to its
     max-pool, then the hidden layers fc6 and fc7. ConvNeXt: stem, stage1 to stage4, each with the
-    downsampling before it; the last norm belongs to stage4. timm's networks: stem, block1, block2,
-    ... as `timm_stages` says. The others: block1, block2, ...
+    preceding downsampling; the last norm belongs to stage4. timm networks: stem, block1, block2,
+    ...; see `timm_stages`. Other networks: block1, block2, ...
 
     Raises:
-        TypeError: not a network of `build_backbone`.
+        TypeError: it is not a network from `build_backbone`.
     """
     if hasattr(backbone, "timm_name"):
         return timm_stages(backbone)
@@ -207,7 +207,7 @@ def stages(backbone: Any) -> dict[str, list[nn.Module]]:
 
 
 def _resnet_stages(backbone: Any) -> dict[str, list[nn.Module]]:
-    """The stem and those of the four layers that the network has."""
+    """The stem, and those of the four layers that the network has."""
     found = {"stem": [backbone.conv1, backbone.bn1]}
     for name in _RESNET_LAYERS:
         if hasattr(backbone, name):

@@ -1,19 +1,19 @@
-"""Small backbones, for images that are small and for machines without a GPU."""
+"""Small backbones for small images and machines without a GPU."""
 
 from torch import Tensor, nn
 
 
 class TinyResNet(nn.Module):
-    """ResNet of 3 basic blocks of widths w, 2w, 4w and strides 1, 2, 2 after a 3x3 stem.
+    """ResNet with 3 basic blocks of widths w, 2w, 4w and strides 1, 2, 2 after a 3x3 stem.
 
-    Modules have the names of torchvision's ResNet.
+    Modules are named as in torchvision's ResNet.
 
     Args:
         width: channels w of the stem and the first block.
-        pool: side of the grid to which the last map is averaged. Letters and digits differ by
-            layout: a grid keeps it, as Conv-4 of few-shot learning does by flattening its last map.
-        stem_stride: 2 halves the image first: at 28 px the last map is 4x4. 1 leaves it 7x7 at 4
-            times the cost.
+        pool: side of the grid to which the last map is averaged. Letters and digits differ in
+            layout, which a grid keeps, just as few-shot Conv-4 does by flattening its last map.
+        stem_stride: 2 halves the image first, so at 28 px the last map is 4x4. With 1 it is 7x7, at
+            4 times the cost.
         in_channels: channels of the images.
     """
 
@@ -45,8 +45,8 @@ class TinyResNet(nn.Module):
 
 
 class ConvBlocks(nn.Module):
-    """Blocks of a 3x3 convolution, ReLU and a max-pool that halves; the last map is averaged to a
-    grid and flattened.
+    """Blocks of a 3x3 convolution, ReLU and a 2x2 max-pool. The last map is averaged to a grid and
+    flattened.
 
     Args:
         channels: output channels of each block.
@@ -84,8 +84,8 @@ class ResNet12(nn.Module):
     """The residual network of few-shot learning (Lee et al. 2019, section 4.2), without the paper's
     DropBlock.
 
-    4 blocks of three 3x3 convolutions with BatchNorm and LeakyReLU .1, a 1x1 shortcut and a
-    max-pool that halves, of w, 2.5 w, 5 w and 10 w channels.
+    It has 4 blocks with w, 2.5 w, 5 w and 10 w channels. Each has three 3x3 convolutions with
+    BatchNorm and LeakyReLU .1, a 1x1 shortcut and a 2x2 max-pool.
 
     Args:
         width: channels w of the first block.
@@ -156,14 +156,14 @@ class BasicBlock(nn.Module):
     """Residual block of two 3x3 convolutions (He et al. 2016, figure 5, left): (B, inputs, H, W) ->
     (B, outputs, H / stride, W / stride).
 
-    Names, order and random draws of its modules are those of torchvision's block, so that weights,
-    and what a seed gives, are the same. torchvision itself takes seconds to import, and brings
+    Its modules have the names, order and random draws of torchvision's block, so that weights, and
+    the result of a seed, are the same. torchvision itself takes seconds to import, and imports
     torch's compiler.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        # Drawn first, registered last.
+        # Drawn first but registered last, as in torchvision.
         shortcut = None if stride == 1 else _shortcut(inputs, outputs, stride)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -181,7 +181,7 @@ class BasicBlock(nn.Module):
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Build the convolution in the shortcut of a block that reduces the map."""
+    """Build the shortcut convolution of a block that reduces the map."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
         nn.BatchNorm2d(outputs),

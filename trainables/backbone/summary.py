@@ -1,4 +1,4 @@
-"""The printed architecture of a trial's network: every layer with its output shape, its parameters
+"""The printed architecture of a trial's network: every layer with its output shape and parameters,
 and whether they train.
 
 >>> print(layer_table(model.network(), image_size=64))
@@ -16,23 +16,23 @@ from torchinfo import summary
 from trainables.base import Trainable
 from trainables.files import ARCHITECTURE, write_atomically
 
-# A bottleneck's convolutions in a segmentation network's encoder are five deep.
+# Convolutions of bottlenecks in a segmentation network's encoder are nested five levels deep.
 _DEPTH = 6
-# torch's BatchNorm without storage brings torch's compiler, 2 s of CPU time to import: more than a
-# copy of a network of so many numbers, and an image through it, ever take.
+# On the meta device, torch's BatchNorm imports torch's compiler, which takes 2 s of CPU time. For
+# networks of up to this many parameters, a real copy and a forward pass are always faster.
 _SMALL = 1_000_000
-# A rate of dropout is in the text of a network, where each trial has another, and not in the table.
+# The repr of a network contains its dropout rate, which differs between trials; the table does not.
 _DROPOUT = re.compile(r"Dropout\(p=[^,)]*")
-# Tables of this process: a warm one serves many trials of few architectures.
+# Tables made by this process, which may run many trials with few architectures.
 _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
 
 def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
-    """Write `architecture.txt`, unless it exists or the trainable has no network of images. After a
-    kill it is whole or missing; what a power cut takes of it is written by the next start.
+    """Write `architecture.txt`, unless it exists or the trainable has no network on images. After a
+    kill, the file is complete or missing; the next start replaces one that a power cut emptied.
 
-    Changes nothing of the trainable, and draws no random number: an image goes through a copy, of a
-    large network through one without storage.
+    The trainable is unchanged and no random numbers are drawn: the forward pass uses a copy, for a
+    large network one without storage.
     """
     path = directory / ARCHITECTURE
     network = trainable.network()
@@ -49,7 +49,7 @@ def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
 
 def layer_table(network: nn.Module, image_size: int) -> str:
     """Table of every layer with its output shape for one image (1, 3, image_size, image_size), its
-    parameters and whether they train; in eval mode."""
+    parameters, and whether they train; in eval mode."""
     numbers = sum(parameter.numel() for parameter in network.parameters())
     device = "cpu" if numbers <= _SMALL else "meta"
     copied = copy.deepcopy(network).cpu() if device == "cpu" else _copy_without_storage(network)
@@ -67,8 +67,8 @@ def layer_table(network: nn.Module, image_size: int) -> str:
 
 
 def _copy_without_storage(network: nn.Module) -> nn.Module:
-    """Copy a network onto the meta device: its shapes without its numbers."""
-    # What deepcopy finds in its memo it takes as copied already.
+    """Copy a network to the meta device: shapes without values."""
+    # deepcopy uses what is in its memo instead of copying it.
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
         hollow = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)

@@ -1,8 +1,8 @@
-"""Backbones of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models): any
-network of it, by `backbone.name=timm:NAME`, without its classification head.
+"""Backbones of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models): any of
+its networks, as `backbone.name=timm:NAME`, without its classification head.
 
-timm is an extra, imported where such a backbone is asked for. What a network can take is tried on
-the meta device: shapes alone go through it, and nothing is computed.
+timm is an extra, imported only when such a backbone is requested. The inputs that a network accepts
+are tested on the meta device, which propagates shapes without computing anything.
 """
 
 import difflib
@@ -18,10 +18,10 @@ from trainables.errors import UserError, first_line
 from trainables.packages import install
 
 PREFIX = "timm:"
-"""Beginning of the names of timm's networks in `backbone.name`."""
+"""Prefix of timm networks in `backbone.name`."""
 
-# Ways to make a network take other sizes of images than its weights were trained with; a network
-# knows one of them, or needs none.
+# Options that make a network accept other image sizes than its weights were trained with. A network
+# supports one of them, or needs none.
 _SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True},
     {"strict_img_size": False},
@@ -30,7 +30,7 @@ _SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
 
 
 def is_timm(name: str) -> bool:
-    """Tell whether `backbone.name` asks for a network of timm."""
+    """True if `backbone.name` requests a timm network."""
     return name.startswith(PREFIX)
 
 
@@ -38,7 +38,7 @@ def import_timm() -> Any:
     """Import timm.
 
     Raises:
-        UserError: it is not installed.
+        UserError: timm is not installed.
     """
     try:
         import timm
@@ -51,7 +51,7 @@ def import_timm() -> Any:
 
 @lru_cache
 def check_timm_name(name: str) -> None:
-    """Raise UserError if timm has no network, or no weights' tag, of this name."""
+    """Raise UserError if timm has no network, or no tag of weights, of this name."""
     timm = import_timm()
     wanted = name.removeprefix(PREFIX)
     architecture, _, tag = wanted.partition(".")
@@ -73,11 +73,11 @@ def build_timm(name: str, in_channels: int = 3) -> nn.Module:
     """Build a network with random weights: images (B, in_channels, H, W) -> features (B, D), pooled
     as the network itself pools them for its head.
 
-    A transformer interpolates its position embeddings to the size of the images, so that its
-    weights have the same shapes at every size. Its attribute `feature_dim` is D.
+    A transformer interpolates its position embeddings to the image size, so its weights have the
+    same shapes at every size. The network's attribute `feature_dim` is D.
 
     Raises:
-        UserError: timm is missing or has no such network.
+        UserError: timm is missing, or has no such network.
     """
     check_timm_name(name)
     net = _create(name.removeprefix(PREFIX), in_channels)
@@ -92,7 +92,7 @@ def build_timm(name: str, in_channels: int = 3) -> nn.Module:
 
 
 def _create(architecture: str, in_channels: int) -> Any:
-    """Build a network that takes images of many sizes, if it can."""
+    """Build a network that accepts many image sizes, if it can."""
     timm = import_timm()
     *flexible, _ = _SIZE_OPTIONS
     for options in flexible:
@@ -107,24 +107,24 @@ def _create(architecture: str, in_channels: int) -> Any:
 
 @lru_cache(maxsize=4)
 def _hollow(name: str) -> Any:
-    """The network on the meta device, in eval mode; draws no random number."""
+    """The network on the meta device, in eval mode; draws no random numbers."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 return build_timm(name).eval()
-        except (RuntimeError, NotImplementedError):  # its constructor reads a number back
+        except (RuntimeError, NotImplementedError):  # its constructor reads a value back
             return build_timm(name).to("meta").eval()
 
 
 @lru_cache
 def check_timm_size(name: str, height: int, width: int) -> None:
-    """Raise UserError if the network cannot take images of this size in px."""
+    """Raise UserError if the network does not accept images of this size in px."""
     check_timm_name(name)
     images = torch.empty(2, 3, height, width, device="meta")
     try:
         with torch.no_grad():
             _hollow(name)(images)
-    except Exception as error:  # of any type, from the network
+    except Exception as error:  # networks raise any type
         raise UserError(
             f"backbone.name={name} cannot take images of {height} x {width} px "
             f"({first_line(error)}); choose another data.image_size"
@@ -142,18 +142,18 @@ def timm_maps(
 
 @lru_cache
 def map_shapes(name: str, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
-    """Channels, height and width of each of the maps, finest first.
+    """Channels, height and width of each map, finest first.
 
     Raises:
-        UserError: the network has no maps of which each is smaller than the one before, as a U-Net
-            needs, or none for images of this size.
+        UserError: the maps do not shrink from each to the next, as a U-Net needs, or the network
+            does not accept images of this size.
     """
     check_timm_name(name)
     images = torch.empty(2, 3, height, width, device="meta")
     try:
         with torch.no_grad():
             maps = timm_maps(_hollow(name), images)
-    except Exception as error:  # of any type, from the network
+    except Exception as error:  # networks raise any type
         raise UserError(
             f"backbone.name={name} gives no maps of images of {height} x {width} px "
             f"({first_line(error)}); segmentation needs another data.image_size or backbone"
@@ -171,8 +171,8 @@ def map_shapes(name: str, height: int, width: int) -> tuple[tuple[int, int, int]
 
 
 def leave_out_unused(backbone: Any) -> None:
-    """Take the parameters that the maps do not depend on, such as those of a last norm, out of
-    training, in place: workers would wait for their gradients."""
+    """Stop training the parameters on which the maps do not depend, such as those of a last norm,
+    in place. Otherwise workers would wait for their gradients."""
     hollow = _hollow(backbone.timm_name)
     names, parameters = zip(*hollow.named_parameters(), strict=True)
     side = hollow.default_cfg["input_size"][-1]
@@ -190,8 +190,8 @@ def leave_out_unused(backbone: Any) -> None:
 
 def timm_stages(backbone: Any) -> dict[str, list[nn.Module]]:
     """Split a network into the groups of its own coarse `group_matcher`: stem, block1, block2, ...
-    in the order of the data. A vision transformer's blocks are one group each, a convolutional
-    network's stages likewise; a last norm belongs to the last block."""
+    in forward order. Each block of a vision transformer, or stage of a convolutional network, is
+    one group. A last norm belongs to the last block."""
     from timm.models import group_parameters
 
     matcher = backbone.group_matcher(coarse=True)
@@ -222,8 +222,8 @@ _UNUSED = -1
 def _parts(
     module: nn.Module, prefix: str, stage_of: dict[str, int]
 ) -> Iterator[tuple[int | None, nn.Module]]:
-    """Yield the largest modules whose parameters are all of one stage, with that stage (None where
-    they have no parameters); parameters between them in lists of one."""
+    """Yield the largest modules whose parameters all belong to one stage, with that stage (None if
+    they have no parameters). Other parameters come in lists of one."""
     own = [prefix + name for name, _ in module.named_parameters()]
     numbers = {stage_of[name] for name in own if name in stage_of}
     if len(numbers) <= 1:
@@ -246,8 +246,8 @@ def timm_head_prefix(name: str) -> str:
 
 
 def in_timms_form(state: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
-    """Bring weights of a network's authors into timm's names and shapes, by timm's own filter, if
-    they do not have them already. Position embeddings of another size are interpolated."""
+    """Convert weights from a network's authors to timm's names and shapes, with timm's own filter,
+    unless they already have them. Position embeddings of another size are interpolated."""
     own = {name: value.shape for name, value in backbone.state_dict().items()}
     if own == {name: value.shape for name, value in state.items()}:
         return state
@@ -257,6 +257,6 @@ def in_timms_form(state: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
         return state
     try:
         converted = dict(convert(dict(state), backbone))
-    except Exception:  # not what the filter expects: the names of the file then tell
+    except Exception:  # unexpected by the filter; a later check of the names reports it
         return state
     return converted if own.keys() <= converted.keys() else state

@@ -1,5 +1,5 @@
-"""Loading of trained weights into a backbone, with proof: which tensors matched, and that they
-changed. A run never starts from random weights unnoticed."""
+"""Loading of trained weights into a backbone, with checks that all tensors matched and that some
+changed. So a run never starts from random weights unnoticed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from trainables.backbone.networks import BackboneConfig, head_prefix
 from trainables.errors import UserError
 from trainables.files import content_hash
 
-# Keys in a message.
+# Most keys named in a message.
 _SHOWN = 3
 # Backbones whose features depend on `width`.
 _WITH_WIDTH = ("tiny", "cnn", "conv4", "resnet12")
@@ -22,17 +22,17 @@ _WITH_WIDTH = ("tiny", "cnn", "conv4", "resnet12")
 
 @dataclass(frozen=True)
 class Loaded:
-    """The result of loading."""
+    """Result of loading."""
 
     matched: int
-    """Tensors of the backbone that came from the file: all of them."""
+    """Number of the backbone's tensors that came from the file: all of them."""
     changed: int
-    """Tensors whose values differ from those before."""
+    """Number of tensors whose values changed."""
     ignored: tuple[str, ...]
-    """Keys of a classification head in the file, for which a backbone has no place."""
+    """Keys of a classification head in the file, which a backbone does not have."""
 
     names: str = ""
-    """The change of the file's names, such as `prefix module. taken off`; "" for none."""
+    """Changes to the file's names, such as `prefix module. taken off`; "" for none."""
 
     def __str__(self) -> str:
         clauses = [f"{self.matched} of {self.matched} tensors matched", f"{self.changed} changed"]
@@ -46,15 +46,15 @@ class Loaded:
 def load_backbone(
     backbone: nn.Module, config: BackboneConfig, path: Path, sha256: str = ""
 ) -> Loaded:
-    """Replace every weight and statistic of `backbone` (built from `config`) by those of a file.
+    """Replace all weights and statistics of `backbone` (built from `config`) with those of a file.
 
     Args:
-        path: written by `save_backbone` or by another tool, with or without a head; see
+        path: written by `save_backbone` or another tool, with or without a head; see
             `find_weights`.
         sha256: SHA-256 that the file's content must have, see `content_hash`; "" accepts any.
     Raises:
-        UserError: not readable, another content than `sha256`, a tensor that is missing, left over
-            or of another shape, weights that are not finite, or a file that changes nothing.
+        UserError: the file is unreadable or differs from `sha256`; a tensor is missing, left over
+            or of another shape; weights are not finite; or loading changes nothing.
     """
     found = load_weights(path, backbone)
     _check_architecture(config, load_backbone_meta(path).get("backbone", {}), path)
@@ -87,10 +87,10 @@ def load_backbone(
 
 
 def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path: Path) -> None:
-    """Compare what no shape shows: another stride of the stem leaves all shapes as they are, but
-    makes other features than were learned.
+    """Check settings that shapes do not reveal. Another stride of the stem, for example, keeps all
+    shapes but gives other features than those learned.
 
-    `pool` may differ: a head may look at another grid of the same maps.
+    `pool` may differ, because a head may use another grid of the same maps.
     """
     keys = ["name", "small_stem"]
     if config.name in _WITH_WIDTH:
@@ -110,7 +110,7 @@ def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path
 
 
 def _check_content(path: Path, sha256: str) -> None:
-    """Raise UserError if the file is not the one that the config was made with."""
+    """Raise UserError if the file differs from the one for which the config was made."""
     if not sha256:
         return
     found = content_hash(path)
@@ -122,8 +122,8 @@ def _check_content(path: Path, sha256: str) -> None:
 
 
 def _add_counters(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Set BatchNorm's counters of batches to 0 where an old file has none, as torch does for files
-    from before version 0.4.1."""
+    """Set BatchNorm's batch counters to 0 if an old file has none, as torch does for files from
+    before version 0.4.1."""
     missing = [key for key in own if key not in given]
     if all(key.endswith(".num_batches_tracked") for key in missing):
         for key in missing:
@@ -133,8 +133,8 @@ def _add_counters(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
 def _check_keys_and_shapes(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str
 ) -> None:
-    """Raise UserError if a tensor is missing, left over or of another shape; all kinds are
-    counted, and the first of each are named."""
+    """Raise UserError if tensors are missing, left over or of another shape. The message counts
+    each kind and names the first few."""
     common = [key for key in own if key in given]
     reshaped = [key for key in common if given[key].shape != own[key].shape]
     problems = {
@@ -159,7 +159,7 @@ def _check_keys_and_shapes(
 
 
 def _remedy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], reshaped: list[str]) -> str:
-    """Name the option that makes the file fit, as far as its shapes tell."""
+    """Name the option that makes the file fit, as far as shapes reveal it."""
     if reshaped == ["conv1.weight"]:
         kernels = [tuple(state["conv1.weight"].shape[2:]) for state in (given, own)]
         if kernels == [(3, 3), (7, 7)]:
@@ -170,7 +170,7 @@ def _remedy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], reshaped: li
 
 
 def _check_kinds(given: Mapping[str, Tensor], misfit: str) -> None:
-    """Raise UserError if a tensor holds no plain numbers, as a quantized network's."""
+    """Raise UserError if a tensor does not contain plain numbers, as in a quantized network."""
     for key, value in given.items():
         kinds = {
             "quantized": value.is_quantized,
@@ -187,13 +187,13 @@ def _check_kinds(given: Mapping[str, Tensor], misfit: str) -> None:
 
 
 def _check_finite(own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str) -> None:
-    """Raise UserError if a tensor holds NaN or infinity."""
+    """Raise UserError if a tensor contains NaN or infinity."""
     for key, value in own.items():
         if value.is_floating_point() and not given[key].isfinite().all():
             raise UserError(f"{misfit}: {key} has values that are not finite; give another file")
 
 
 def _few(keys: list[str]) -> str:
-    """The first names, for a message of one line."""
+    """The first few names, for a message on one line."""
     shown = ", ".join(keys[:_SHOWN])
     return f"{shown}, ..." if len(keys) > _SHOWN else shown
