@@ -1,4 +1,4 @@
-"""Heads of classifiers: from the features of a backbone to logits."""
+"""Heads of classifiers, from a backbone's features to logits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +15,25 @@ from trainables.errors import UserError
 
 @config
 class ClassifierHeadConfig:
-    """From features to logits."""
+    """The head of a classifier, from features to logits."""
 
     kind: Literal["linear", "mlp", "fc1000"] = "linear"
-    """linear: one layer. mlp: two, with ReLU and dropout between them. fc1000: the layer of 1000
-    units that ImageNet's networks end in, and one layer on it. If the file of weights has those
-    units, they start from it and are the last stage, `fc`, of what a policy freezes; otherwise they
-    start at random and always train."""
+    """linear: one layer. mlp: two, with ReLU and dropout between them. fc1000: the 1000-unit layer
+    at the end of ImageNet networks, with one layer on top. If the weights file has these units,
+    they start from it and are the last stage, `fc`, for freeze policies; otherwise they start from
+    random values and always train."""
     hidden: Annotated[int, Field(ge=8, le=8192)] = 256
     """mlp only: hidden width, in units."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """mlp only: probability of dropping a hidden unit, in [0, 1)."""
     zero_init: bool = False
-    """Start the last layer at zero: the first step then leaves the backbone as it is."""
+    """Start the last layer at zero, so the first step leaves the backbone unchanged."""
 
 
 def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:
     """Build the layers from features (B, feature_dim) to logits (B, classes)."""
     width = {"linear": feature_dim, "mlp": config.hidden, "fc1000": FC_UNITS}[config.kind]
-    # First, whatever comes before it: studies of one seed repeat only in this order of draws.
+    # Create it before the layers in front of it: results of a seed depend on this order of draws.
     last = nn.Linear(width, classes)
     if config.zero_init:
         nn.init.zeros_(last.weight)
@@ -52,11 +52,11 @@ def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> 
 
 
 def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig) -> InitialBackbone:
-    """Load ImageNet's layer of 1000 units into `layer` if the backbone's file has it, and make it
-    the last stage, `fc`.
+    """Load ImageNet's 1000-unit layer into `layer` if the backbone's file has it, and make it the
+    last stage, `fc`.
 
     Raises:
-        UserError: values in the file's layer are not finite.
+        UserError: the layer in the file has values that are not finite.
     """
     if backbone.loaded is None:
         return backbone

@@ -1,9 +1,9 @@
-"""Predictions averaged over versions of an image: enlarged or reduced, and mirrored.
+"""Test-time averaging of predictions over versions of an image: scaled and mirrored.
 
     python tune/run.py segment --set eval.flip=true --set eval.scales=0.75,1,1.25
 
-Used where a few tenths of a percent are worth several times the cost (Chen et al. 2017, section
-4.1). Validation, test and the exported model all answer so.
+It gains a few tenths of a percent at several times the cost (Chen et al. 2017, section 4.1).
+Validation, test and the exported model all use it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,29 +15,29 @@ from torch.nn import functional
 from trainables.config import Annotated, Field, config
 from trainables.segmenters.networks import MIN_IMAGE_SIZE
 
-_TINY = 1e-12  # probability of a class that no version sees
+_TINY = 1e-12  # smallest probability of a class
 _UPRIGHT: tuple[tuple[int, ...], ...] = ((), (3,))
 _FROM_ABOVE: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""(B, 3, H, W) -> logits (B, C, H, W), and auxiliary ones."""
+"""(B, 3, H, W) -> logits (B, C, H, W), and auxiliary logits."""
 
 
 @config
 class AveragingConfig:
-    """Versions of an image whose probabilities are averaged; by default the image alone."""
+    """Versions of an image whose probabilities are averaged; by default only the image itself."""
 
     scales: Annotated[str, Field(min_length=1)] = "1"
-    """Enlargements with commas between them, each in [0.25, 4], such as 0.75,1,1.25."""
+    """Comma-separated scale factors, each in [0.25, 4], such as 0.75,1,1.25."""
     flip: bool = False
-    """Average with the image mirrored; where `data.up` is all, with it upside down, and both,
-    too."""
+    """Average with the mirrored image; if `data.up` is all, also with the image upside down, and
+    both."""
 
     def factors(self) -> tuple[float, ...]:
-        """The enlargements as numbers.
+        """The scale factors as numbers.
 
         Raises:
-            ValueError: one is none, or out of range.
+            ValueError: a word is not a number, or out of range.
         """
         found = []
         for word in self.scales.split(","):
@@ -54,7 +54,7 @@ class AveragingConfig:
         return tuple(found)
 
     def check(self, image_size: int, up: str) -> None:
-        """Raise ValueError where images of this side would become too small, or may not be
+        """Raise ValueError if images with this side would become too small, or must not be
         mirrored."""
         smallest = round(min(self.factors()) * image_size)
         if smallest < MIN_IMAGE_SIZE:
@@ -68,7 +68,7 @@ class AveragingConfig:
             )
 
     def versions(self, up: str) -> list[tuple[float, tuple[int, ...]]]:
-        """Each version: its enlargement, and the dimensions along which it is reversed.
+        """Scale factor of each version, and the dimensions along which it is flipped.
 
         Args:
             up: `data.up`.
@@ -85,13 +85,13 @@ def averaged_scores(
     config: AveragingConfig,
     up: str,  # `data.up`
 ) -> Tensor:  # (B, C, H, W) float32
-    """Logits of the views; where there are several versions of each, the logarithm of the mean of
-    their probabilities."""
+    """Logits of the views; with several versions of each, the logarithm of their mean
+    probability."""
     versions = config.versions(up)
     if versions == [(1.0, ())]:
         return net(views)[0].float()
 
-    # An enlarged image takes as much more memory.
+    # An enlarged image needs proportionally more memory.
     most = max(1.0, *config.factors())
     images = max(1, int(len(views) / most**2))
     parts = torch.split(views, images)
@@ -101,7 +101,7 @@ def averaged_scores(
 def _averaged(
     net: Network, views: Tensor, versions: Sequence[tuple[float, tuple[int, ...]]]
 ) -> Tensor:
-    """The logarithm of the mean probability over versions."""
+    """Logarithm of the mean probability over versions."""
     total = torch.zeros(())
     for factor, flip in versions:
         probabilities = _probabilities(net, views, factor, flip)
@@ -112,7 +112,7 @@ def _averaged(
 
 
 def _probabilities(net: Network, views: Tensor, factor: float, flip: tuple[int, ...]) -> Tensor:
-    """Probabilities (B, C, H, W) of one version, moved back onto the views."""
+    """Probabilities (B, C, H, W) of one version, mapped back onto the views."""
     height, width = views.shape[-2:]
     version = views
     if factor != 1:

@@ -1,17 +1,19 @@
-"""The pixels of each class in training masks, by which the loss weighs classes."""
+"""Pixels of each class in training masks, from which the loss computes class weights."""
 
 import numpy as np
 
 from trainables.data import Split
 
 _COUNTED_MASKS = 512
-"""Training masks that are counted, at most, unless a class is in none of them."""
+"""Largest number of training masks that are counted, unless a class is in none of them."""
 
 
 def class_pixels(split: Split, classes: int) -> np.ndarray:  # (C,)
-    """Count the pixels of each class in at most `_COUNTED_MASKS` masks spread over the split.
+    """Count the pixels of each class in at most `_COUNTED_MASKS` masks, evenly spread over the
+    split.
 
-    If a class is in none of those, in all masks: it would otherwise weigh nothing.
+    If a class is in none of them, count all masks, because the class would otherwise have no
+    weight.
     """
     spread = np.linspace(0, len(split) - 1, min(_COUNTED_MASKS, len(split)))
     some = np.unique(spread.round().astype(int))

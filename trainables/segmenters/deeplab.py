@@ -19,9 +19,9 @@ class DeepLabV3(nn.Module):
 
     Args:
         backbone: a ResNet after `dilate`.
-        auxiliary: with the auxiliary head.
+        auxiliary: add the auxiliary head.
         dropout: probability of dropping a unit after ASPP's projection.
-        centred: logits are enlarged about the centres of their cells (`about_centres`); False: as
+        centred: enlarge logits about the centres of their cells (`about_centres`). False: as
             torchvision does.
     """
 
@@ -33,7 +33,7 @@ class DeepLabV3(nn.Module):
         dropout: float = 0.5,
         centred: bool = True,
     ):
-        # Imported here for the reason that `backbone.networks` gives.
+        # Imported here for the reason given in `backbone.networks`.
         from torchvision.models._utils import IntermediateLayerGetter
         from torchvision.models.segmentation.deeplabv3 import DeepLabHead
         from torchvision.models.segmentation.fcn import FCNHead
@@ -58,8 +58,8 @@ class DeepLabV3(nn.Module):
 
         auxiliary = None
         head = self.aux_classifier
-        # Not `self.training`: above a frozen backbone `FineTuned.train` sets the mode of the heads
-        # alone.
+        # Not `self.training`: with a frozen backbone, `FineTuned.train` only sets the mode of the
+        # heads.
         if head is not None and head.training:
             auxiliary = self._enlarged(head(maps["aux"]), images)
 
@@ -78,11 +78,11 @@ class DeepLabV3(nn.Module):
 
 
 class _NormOfOne(nn.BatchNorm2d):
-    """BatchNorm of ASPP's globally pooled map that accepts a batch of one image, as a micro-batch
-    may become when memory is short.
+    """BatchNorm of ASPP's globally pooled map that accepts a batch of one image, which a
+    micro-batch may contain if memory is short.
 
-    It has one value a channel and so no variance, and torch refuses it: it is normalised by the
-    running statistics.
+    Such a batch has one value per channel and thus no variance, so torch refuses it. Here it is
+    normalised by the running statistics.
     """
 
     def forward(self, pooled: Tensor) -> Tensor:
@@ -101,14 +101,14 @@ class _NormOfOne(nn.BatchNorm2d):
 
 
 def dilate(resnet: Any) -> None:
-    """Give a ResNet's last two stages the resolution of the stage before, with dilations 2 and 4
-    (Chen et al. 2017, section 3.2), in place.
+    """Keep the resolution in a ResNet's last two stages, with dilations 2 and 4 (Chen et al. 2017,
+    section 3.2), in place.
 
     The result is torchvision's `replace_stride_with_dilation=[False, True, True]`.
     """
     for layer, dilation in ((resnet.layer3, 2), (resnet.layer4, 4)):
         for number, block in enumerate(layer):
-            # A stage's first block still sees the map of the stage before, and has its dilation.
+            # A stage's first block has the dilation of the previous stage, whose map it sees.
             own = dilation // 2 if number == 0 else dilation
             block.conv2.stride = (1, 1)
             block.conv2.dilation = (own, own)

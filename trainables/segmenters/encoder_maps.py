@@ -1,5 +1,5 @@
-"""The maps of a U-Net's encoder, from full resolution down, in networks of ours, torchvision's and
-timm's."""
+"""Encoder maps of a U-Net, from full resolution down, for our own, torchvision's and timm's
+networks."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 def encoder_maps(backbone: Any, images: Tensor) -> list[Tensor]:
-    """Maps (B, D, h, w) of the encoder, finest first, each of another size than the next."""
+    """Maps (B, D, h, w) of the encoder, finest first, each of a different size."""
     if hasattr(backbone, "timm_name"):
         return timm_maps(backbone, images)
 
@@ -30,7 +30,7 @@ def encoder_maps(backbone: Any, images: Tensor) -> list[Tensor]:
 
 
 def map_channels(backbone: Any) -> list[int]:
-    """Channels of each map of `encoder_maps`."""
+    """Number of channels in each map of `encoder_maps`."""
     if hasattr(backbone, "timm_name"):
         return [shape[0] for shape in _timm_shapes(backbone)]
 
@@ -43,17 +43,17 @@ def map_channels(backbone: Any) -> list[int]:
 
 
 def _timm_shapes(backbone: Any) -> tuple[tuple[int, int, int], ...]:
-    """Channels, height and width of each map at the size that timm's network is made for."""
+    """Channels, height and width of each map at the native image size of timm's network."""
     side: int = backbone.default_cfg["input_size"][-1]
     return map_shapes(backbone.timm_name, side, side)
 
 
 def halves_every_map(backbone: Any) -> bool:
-    """Tell whether timm's network halves the image before each of its maps, by padded kernels of
+    """True if timm's network halves the resolution before each of its maps, with padded kernels of
     odd size.
 
-    Networks that begin with patches, such as ConvNeXt, have kernels of even size without padding:
-    their cells lie about half-pixel centres.
+    Networks that start with patches, such as ConvNeXt, have kernels of even size without padding,
+    so their cells are centred between pixels.
     """
     side: int = backbone.default_cfg["input_size"][-1]
     heights = [side, *(shape[1] for shape in _timm_shapes(backbone))]

@@ -1,11 +1,11 @@
-"""Bilinear enlargement of maps, about one of two centres of their cells."""
+"""Bilinear enlargement of maps, with one of two definitions of cell centres."""
 
 from torch import Tensor
 from torch.nn import functional
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
-    """Resize bilinearly to the height and width of `like`; centres of pixels keep their places."""
+    """Resize bilinearly to the height and width of `like`, with half-pixel centres."""
     return functional.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -14,11 +14,11 @@ def about_centres(
     stride: int,
     like: Tensor,  # (B, E, H, W) with h = ceil(H / stride)
 ) -> Tensor:  # (B, D, H, W)
-    """Enlarge bilinearly a map whose cell i is centred on row i `stride` of the finer one, which is
-    where strided kernels of odd size, padded by half, look.
+    """Enlarge a map bilinearly whose cell i is centred on row i `stride` of the finer map. This is
+    where strided kernels of odd size are centred if they are padded by half their size.
 
-    Half-pixel centres would look (stride - 1) / 2 rows beside. Beyond the last cell its value
-    continues.
+    Half-pixel centres would be off by (stride - 1) / 2 rows. Beyond the last cell, its value is
+    repeated.
     """
     height, width = like.shape[-2:]
     rows, columns = x.shape[-2:]

@@ -1,7 +1,7 @@
 """FCN-32s (Long et al. 2015, section 3): a VGG whose last map, of stride 32, is scored and enlarged
 to the image by learned upsampling.
 
-The three heads are those of the course reports (docs/reports.md).
+The three heads come from the course reports (docs/reports.md).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ HIDDEN = 4096
 
 # Channels of VGG's last map.
 _LAST = 512
-# Output channels of the five x2 steps of deconv5.
+# Output channels of the five x2 steps in deconv5.
 _DOUBLINGS = (256, 128, 64, 32, 32)
 
 Head = Literal["conv7", "deconv5", "conv2"]
@@ -27,18 +27,18 @@ Head = Literal["conv7", "deconv5", "conv2"]
 class FCN32s(nn.Module):
     """Images (B, 3, H, W) of any size -> logits (B, C, H, W) and no auxiliary logits.
 
-    Images are padded with zeros (the mean colour of normalised images) below and to the right up to
-    a multiple of 32, and the logits are cut back to the image. Sides that are multiples of 32 (with
+    Images are padded with zeros (the mean colour of normalised images) at the bottom and right to a
+    multiple of 32, and the logits are cropped to the image. Sides that are multiples of 32 (with
     conv2, of 64 or more) need no padding.
 
     Args:
-        backbone: a VGG of `build_backbone`; it loses its hidden layers.
+        backbone: a VGG from `build_backbone`; its hidden layers are removed.
         dropout: probability of dropping a channel's activation after each hidden layer of the head.
         hidden: start conv7's fc6 and fc7 from the backbone's hidden layers (Long et al., section
             3.1); for loaded backbones.
-        edges: what lies beyond the border of a map is taken to be as the border is, so that a pixel
-            there is scored as one within. Long et al. pad the image by 100 pixels instead. False:
-            as zeros, by which logits fade, as in earlier versions.
+        edges: repeat the border of a map beyond it, so that border pixels are scored like inner
+            ones. Long et al. pad the image by 100 pixels instead. False: pad with zeros, which
+            fades the logits, as in earlier versions.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FCN32s(nn.Module):
 
 
 def _conv7(classes: int, dropout: float, edges: bool) -> nn.Sequential:
-    """VGG's hidden layers as convolutions, and one x32 step; report R0."""
+    """VGG's hidden layers as convolutions, and one x32 step; from report R0."""
     beyond: Literal["replicate", "zeros"] = "replicate" if edges else "zeros"
     return nn.Sequential(
         *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 7, padding=3, padding_mode=beyond), dropout),
@@ -95,8 +95,8 @@ def _conv7(classes: int, dropout: float, edges: bool) -> nn.Sequential:
 
 
 def _conv2(classes: int, dropout: float, edges: bool) -> nn.Sequential:
-    """An unpadded 2x2 convolution, and one x32 step that is not padded either and so restores the
-    size: 32 (h - 1 - 1) + 64 = 32 h; report R4."""
+    """An unpadded 2x2 convolution, and one x32 step that is also unpadded and so restores the size:
+    32 (h - 1 - 1) + 64 = 32 h; from report R4."""
     return nn.Sequential(
         *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 2), dropout),
         *_hidden_layer(nn.Conv2d(HIDDEN, HIDDEN, 1), dropout),
@@ -106,7 +106,7 @@ def _conv2(classes: int, dropout: float, edges: bool) -> nn.Sequential:
 
 
 def _deconv5(classes: int, dropout: float, edges: bool) -> nn.Sequential:
-    """Two 1x1 convolutions, five x2 steps with BatchNorm, and a 1x1 score; report R2."""
+    """Two 1x1 convolutions, five x2 steps with BatchNorm, and a 1x1 score; from report R2."""
     layers: list[nn.Module] = []
     for _ in range(2):
         layers += _hidden_layer(nn.Conv2d(_LAST, _LAST, 1), dropout)
@@ -130,8 +130,8 @@ _HEADS = {"conv7": _conv7, "deconv5": _deconv5, "conv2": _conv2}
 
 
 class _ToTheEdges(nn.ConvTranspose2d):
-    """Transposed convolution of a map that continues beyond its border as it is there; of the same
-    output size."""
+    """Transposed convolution of a map whose border is repeated beyond it, with the same output
+    size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int):
         super().__init__(inputs, outputs, kernel, stride, padding + stride, bias=False)
@@ -144,15 +144,14 @@ class _ToTheEdges(nn.ConvTranspose2d):
 def upsampling(
     inputs: int, outputs: int, factor: int, padding: int, edges: bool = True
 ) -> nn.ConvTranspose2d:
-    """Build a transposed convolution of kernel 2 f and stride f, without bias, that starts as
-    bilinear interpolation (Long et al. 2015, section 3.3).
+    """Build a transposed convolution with kernel 2 f, stride f and no bias, initialised as bilinear
+    interpolation (Long et al. 2015, section 3.3).
 
-    With inputs = outputs it enlarges each channel by itself, otherwise a random mixture (Kaiming)
-    of channels. With padding f / 2 the centres of pixels keep their places
-    (`align_corners=False`).
+    If inputs = outputs it enlarges each channel separately, otherwise a random mixture (Kaiming) of
+    channels. With padding f / 2, pixel centres keep their positions (`align_corners=False`).
 
     Args:
-        edges: at the border the missing neighbour is as the border, as in interpolation; False: 0.
+        edges: beyond the border, use the border's value, as in interpolation; False: 0.
     """
     layer: nn.ConvTranspose2d
     if edges:
@@ -174,11 +173,11 @@ def upsampling(
 
 def copy_hidden(hidden: Sequence[nn.Module], head: nn.Sequential) -> None:
     """Copy VGG's fc6, Linear(512 x 7 x 7, 4096), into the 7x7 convolution, and fc7 into the 1x1
-    convolution: the same function of a 7x7 map."""
+    convolution, which gives the same function on a 7x7 map."""
     linears = [layer for layer in hidden if isinstance(layer, nn.Linear)]
     convolutions = [layer for layer in head if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
         for linear, convolution in zip(linears, convolutions[:2], strict=True):
-            assert convolution.bias is not None  # `_conv7` gives it one
+            assert convolution.bias is not None  # `_conv7` creates it
             convolution.weight.copy_(linear.weight.view_as(convolution.weight))
             convolution.bias.copy_(linear.bias)

@@ -1,5 +1,5 @@
 """Segmentation networks around the backbones of `backbone/networks.py`: a small U-Net, FCN-32s and
-DeepLabV3, all (B, 3, H, W) -> (B, C, H, W); and those of segmentation_models_pytorch."""
+DeepLabV3, all (B, 3, H, W) -> (B, C, H, W); also those of segmentation_models_pytorch."""
 
 from pathlib import Path
 
@@ -37,10 +37,10 @@ _UNET_ENCODERS = ("tiny", "resnet18", "resnet50", "resnet101")
 
 
 def _known_name(name: str) -> str:
-    """Return the name.
+    """Return the name if it is known.
 
     Raises:
-        PydanticCustomError: it is neither a network of ours nor one of the package's.
+        PydanticCustomError: it is neither one of our networks nor one of the package's.
     """
     if name in _NAMES or is_smp(name):
         return name
@@ -50,24 +50,24 @@ def _known_name(name: str) -> str:
 
 @config
 class ModelConfig:
-    """One network."""
+    """A segmentation network."""
 
     name: Annotated[str, AfterValidator(_known_name)] = "unet"
-    """unet: an encoder of `backbone` with a light decoder and skip connections (Ronneberger et al.
-    2015), for CPUs with backbone.name=tiny. fcn32s-...: Long et al. 2015. deeplabv3-...: Chen et
+    """unet: the encoder `backbone` with a light decoder and skip connections (Ronneberger et al.
+    2015); suits CPUs with backbone.name=tiny. fcn32s-...: Long et al. 2015. deeplabv3-...: Chen et
     al. 2017, torchvision's, output stride 8. smp:ARCHITECTURE/ENCODER: a network of
     segmentation_models_pytorch with random weights, such as smp:Unet/resnet34."""
     head: Head = "conv7"
-    """fcn32s: the layers after VGG's last map. conv7: 7x7 and 1x1 convolution, one x32 upsampling
+    """fcn32s: the layers after VGG's last map. conv7: 7x7 and 1x1 convolutions, one x32 upsampling
     (report R0). deconv5: 1x1 convolutions, five x2 upsamplings with BatchNorm (R2). conv2: 2x2 and
-    1x1 convolution, one x32 upsampling (R4)."""
+    1x1 convolutions, one x32 upsampling (R4)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """fcn32s, deeplabv3: probability of dropping a unit of the head, in [0, 1); the auxiliary head
+    """fcn32s, deeplabv3: probability of dropping a unit of the head, in [0, 1). The auxiliary head
     keeps torchvision's 0.1."""
 
     def encoder(self, backbone: BackboneConfig) -> BackboneConfig:
-        """The backbone's architecture: in a U-Net that of `backbone`, else the one in the model's
-        name.
+        """Architecture of the backbone: that of `backbone` for a U-Net, otherwise the one in the
+        model's name.
 
         Raises:
             ValueError: the U-Net has no decoder for this backbone.
@@ -91,8 +91,8 @@ Segmenter = UNet | FCN32s | DeepLabV3 | SMPNetwork
 
 
 def build_encoder(model: ModelConfig, backbone: BackboneConfig) -> nn.Module:
-    """Build a model's backbone alone, into which weights can be loaded. DeepLab's is dilated, which
-    changes no shape of a weight."""
+    """Build only a model's backbone, into which weights can be loaded. DeepLab's is dilated, which
+    does not change the shapes of weights."""
     if is_smp(model.name):
         return build_smp_encoder(model.name)
     net = build_backbone(model.encoder(backbone))
@@ -110,13 +110,13 @@ def build_segmenter(
     loaded: bool,
     rules: int = 2,
 ) -> Segmenter:
-    """Build the network around a backbone of `build_encoder`.
+    """Build the network around a backbone from `build_encoder`.
 
     Args:
-        auxiliary: DeepLabV3 only: with the auxiliary head.
-        loaded: the backbone's weights come from a file, so that FCN's conv7 starts from its hidden
+        auxiliary: DeepLabV3 only: add the auxiliary head.
+        loaded: the backbone's weights come from a file, so FCN's conv7 starts from its hidden
             layers.
-        rules: `train.rules`. Under the first, maps are enlarged by half-pixel centres, and FCN's
+        rules: `train.rules`. Under version 1, maps are enlarged about half-pixel centres, and FCN's
             logits fade at the border.
     """
     mended = rules > 1
@@ -130,8 +130,8 @@ def build_segmenter(
 
 
 def segmenter_stages(net: Segmenter) -> dict[str, list[nn.Module]]:
-    """Split the backbone into its stages as `backbone.networks.stages` does; VGG's hidden layers,
-    which became the head, are none."""
+    """Split the backbone into stages as `backbone.networks.stages` does, without VGG's hidden
+    layers, which became the head."""
     if isinstance(net, FCN32s):
         return vgg_blocks(list(net.backbone.features))
     if isinstance(net, SMPNetwork):
@@ -146,7 +146,8 @@ def decoder(net: Segmenter) -> nn.ModuleDict:
 
 
 def check_encoder(model: ModelConfig, encoder: BackboneConfig, path: Path) -> None:
-    """Raise UserError if another architecture than the model's encoder was exported to the file."""
+    """Raise UserError if the file was exported from another architecture than the model's
+    encoder."""
     trained = load_backbone_meta(path).get("backbone", {}).get("name")
     if trained in (None, encoder.name):
         return

@@ -2,7 +2,7 @@
 https://github.com/qubvel-org/segmentation_models.pytorch) by `model.name=smp:ARCHITECTURE/ENCODER`,
 such as smp:Unet/resnet34, with random weights.
 
-The package is an extra, imported where such a network is asked for.
+The package is an extra, imported only when such a network is requested.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from trainables.errors import UserError, first_line
 from trainables.packages import install
 
 PREFIX = "smp:"
-"""Beginning of the names of such networks in `model.name`."""
+"""Prefix of such networks in `model.name`."""
 ARCHITECTURES = (
     "Unet",
     "UnetPlusPlus",
@@ -31,12 +31,12 @@ ARCHITECTURES = (
     "UPerNet",
     "Segformer",
 )
-"""Those that are an encoder, a decoder and a head; DPT, which needs a transformer, is not."""
-_LARGEST_STRIDE = 32  # pixels of a cell of the coarsest map
+"""Architectures with an encoder, a decoder and a head; without DPT, which needs a transformer."""
+_LARGEST_STRIDE = 32  # of the coarsest map, in pixels
 
 
 def is_smp(name: str) -> bool:
-    """Tell whether `model.name`, or the name of an encoder, is of the package."""
+    """True if `model.name`, or an encoder's name, refers to the package."""
     return name.startswith(PREFIX)
 
 
@@ -44,7 +44,7 @@ def smp_parts(name: str) -> tuple[str, str]:
     """Architecture and encoder of `model.name`.
 
     Raises:
-        ValueError: the name has not the form smp:ARCHITECTURE/ENCODER, or an unknown architecture.
+        ValueError: the name is not smp:ARCHITECTURE/ENCODER, or the architecture is unknown.
     """
     architecture, slash, encoder = name.removeprefix(PREFIX).partition("/")
     if not slash or not encoder:
@@ -76,8 +76,8 @@ def import_smp() -> Any:
 
 @lru_cache
 def check_smp(name: str, side: int) -> None:
-    """Raise UserError if the package is missing, has no such encoder or none that this architecture
-    takes, or if images of this side in px are too small."""
+    """Raise UserError if the package is missing, if the encoder is unknown or unsupported by the
+    architecture, or if images with this side in px are too small."""
     _, encoder = smp_parts(name)
     known = import_smp().encoders.get_encoder_names()
     if encoder not in known and not encoder.startswith("tu-"):
@@ -86,12 +86,12 @@ def check_smp(name: str, side: int) -> None:
         raise UserError(f"model.name={name}: there is no encoder {encoder!r}; {hint}")
     built = _create(name, 1)
 
-    # Shapes alone go through the meta device.
+    # On the meta device, only shapes are computed.
     network = SMPNetwork(name, built.encoder, 1).to("meta").eval()
     try:
         with torch.no_grad():
             network(torch.empty(2, 3, side, side, device="meta"))
-    except Exception as error:  # of any type, from the network
+    except Exception as error:  # networks raise any type
         raise UserError(
             f"model.name={name} cannot take images of {side} px ({first_line(error)}); "
             "choose another data.image_size or network"
@@ -102,7 +102,7 @@ def _create(name: str, classes: int) -> Any:
     """Build the package's own network.
 
     Raises:
-        UserError: the architecture does not take the encoder.
+        UserError: the architecture does not support the encoder.
     """
     architecture, encoder = smp_parts(name)
     try:
@@ -117,8 +117,8 @@ def _create(name: str, classes: int) -> Any:
 
 
 def build_smp_encoder(name: str) -> nn.Module:
-    """Build the encoder of a network alone: images (B, 3, H, W) to a list of maps, finest first.
-    Its attribute `feature_dim` is the number of channels of the last one."""
+    """Build only the encoder of a network: images (B, 3, H, W) -> list of maps, finest first. Its
+    attribute `feature_dim` is the number of channels of the last map."""
     encoder: Any = _create(name, 1).encoder
     encoder.feature_dim = encoder.out_channels[-1]
     found: nn.Module = encoder
@@ -126,10 +126,10 @@ def build_smp_encoder(name: str) -> nn.Module:
 
 
 class SMPNetwork(nn.Module):
-    """A network of the package around an encoder of `build_smp_encoder`.
+    """A network of the package around an encoder from `build_smp_encoder`.
 
-    Images of any size are continued at the right and below to whole cells of the coarsest map, and
-    the scores cut back.
+    Images of any size are extended at the right and bottom to a multiple of the coarsest map's
+    stride, and the scores are cropped.
     """
 
     def __init__(self, name: str, backbone: nn.Module, classes: int):

@@ -1,4 +1,4 @@
-"""Counts over the images of a split that a segmentation network is judged by."""
+"""Counts over the images of a split, from which a segmentation network is evaluated."""
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ from trainables.segmenters.losses import cross_entropy
 
 
 class Tally:
-    """Counts of the images that this worker has seen, and of each of them in the order of the split
-    on every worker.
+    """Counts over the images that this worker has processed. Counts of single images are returned
+    for the whole split, in its order, on every worker.
 
     Args:
-        keeps_overlaps: images are counted by class too.
+        keeps_overlaps: also count each image by class.
 
     Attributes:
         confusion: (C, C + 1) int64, [predicted, true]; the last column is unknown truth.
-        loss: cross-entropy, summed over the pixels of known class.
+        loss: cross-entropy, summed over pixels of known class.
     """
 
     def __init__(self, classes: int, device: torch.device, *, keeps_overlaps: bool):
@@ -28,7 +28,7 @@ class Tally:
         self.loss = torch.zeros((), dtype=sum_dtype(device), device=device)
         self._classes = classes
         self._keeps_overlaps = keeps_overlaps
-        # A worker may have no image at all.
+        # Start with empty arrays, because a worker may have no images.
         self._positions = [np.empty(0, np.int64)]
         self._accuracies = [torch.empty(0, device=device)]
         self._overlaps = [torch.empty(0, classes, 2, dtype=torch.int64, device=device)]

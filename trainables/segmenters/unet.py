@@ -8,7 +8,7 @@ from trainables.backbone.timm_networks import leave_out_unused
 from trainables.segmenters.encoder_maps import encoder_maps, halves_every_map, map_channels
 from trainables.segmenters.enlarging import about_centres, resized
 
-# Channels of the convolution at full resolution, and the most that any other may have.
+# Channels of the convolution at full resolution, and the most for any other.
 _LAST_CHANNELS = 16
 _MAX_CHANNELS = 256
 
@@ -16,15 +16,15 @@ _MAX_CHANNELS = 256
 class UNet(nn.Module):
     """A residual backbone with a light decoder.
 
-    From the backbone's last map up, at every halving: bilinear doubling, concatenation with the
-    encoder's map of that size, a 3x3 convolution. At full resolution the map is concatenated with
-    the image itself, so that a pixel's own colour reaches its score.
+    From the backbone's last map upwards, each step doubles the resolution bilinearly, concatenates
+    the encoder's map of that size, and applies a 3x3 convolution. At full resolution, the map is
+    concatenated with the image itself, so that a pixel's own colour reaches its score.
 
     Args:
-        backbone: `TinyResNet`, a ResNet of torchvision or a convolutional network of timm; its
-            average pool is not used.
-        centred: maps are enlarged about the centres of their cells (`about_centres`); False: as
-            earlier versions did.
+        backbone: `TinyResNet`, a torchvision ResNet or a convolutional timm network; its average
+            pool is not used.
+        centred: enlarge maps about the centres of their cells (`about_centres`). False: as in
+            earlier versions.
     """
 
     def __init__(self, backbone: Any, classes: int, centred: bool = True):
@@ -59,12 +59,12 @@ class UNet(nn.Module):
 
 
 class _Merge(nn.Module):
-    """Enlarge a map bilinearly to the size of a finer one, then a 3x3 convolution of the two
+    """Enlarge a map bilinearly to the size of a finer one, and apply a 3x3 convolution to both
     concatenated, BatchNorm and ReLU.
 
-    The convolution is done as two whose results are added. The sum is the same, but no gradient has
-    to be cut out of a wider one, which on a CPU takes as long as the convolution: a quarter of a
-    training step of the U-Net.
+    The convolution is computed as two convolutions whose results are added. The sum is the same,
+    but no gradient has to be sliced out of a wider one, which on a CPU takes as long as the
+    convolution: a quarter of a training step of the U-Net.
     """
 
     def __init__(self, coarse: int, fine: int, outputs: int, centred: bool):
