@@ -1,7 +1,7 @@
-"""Figures that are laid out by hand, in inches from the upper left corner.
+"""Figures laid out by hand, in inches from the upper left corner.
 
-Axes, a layout engine, legends and a subplot for each image cost several times what drawing itself
-does, and a process that draws fifteen pictures of each shown trial beside training must be cheap.
+Axes, a layout engine, legends and one subplot per image would cost several times the drawing
+itself. A process that draws fifteen pictures of each shown trial beside training must be cheap.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from trainables.plots.style import INK
 
 DPI = 120
 MARGIN = 0.05
-"""Between the figure's edge and what is drawn, in inches."""
+"""Distance between the figure's edge and its content, in inches."""
 HEADING = 0.48
 """Height of the two lines at the top, in inches."""
 FRAME = "#cccccc"
 _TITLE_BASE, _SUBTITLE_BASE = 0.18, 0.38
-_SMALL = 64  # images of fewer pixels are drawn pixel by pixel
-# Of zlib's levels: half the time of the usual 6, and pictures a fifth larger.
+_SMALL = 64  # images with smaller sides are drawn pixel by pixel
+# zlib level: takes half the time of the default 6, with pictures a fifth larger.
 _COMPRESSION = 3
 
 
 def width_of(texts: Sequence[str], fontsize: float = 9) -> float:
-    """Width of the widest of these texts, in inches."""
+    """Width of the widest text, in inches."""
     renderer: Any = RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
     font = FontProperties(size=fontsize)
     widths = [renderer.get_text_width_height_descent(text, font, False)[0] for text in texts]
@@ -41,14 +41,14 @@ def width_of(texts: Sequence[str], fontsize: float = 9) -> float:
 
 
 class Canvas:
-    """A figure of so many inches."""
+    """A figure of the given size in inches."""
 
     def __init__(self, width: float, height: float, dpi: int = DPI):
         self.width = width
         self.height = height
         self.dpi = dpi
         self.texts: list[str] = []
-        """All that has been written, in order."""
+        """All texts written so far, in order."""
         self._figure = Figure(figsize=(width, height), dpi=dpi)
         self._agg: Any = FigureCanvasAgg(self._figure)
         self._inches = self._figure.dpi_scale_trans
@@ -60,13 +60,14 @@ class Canvas:
         self.write(x, _SUBTITLE_BASE, subtitle)
 
     def write(self, x: float, y: float, text: str, **look: Any) -> None:
-        """Write a text whose base line begins here, or as matplotlib's properties of texts say."""
+        """Write a text whose baseline starts here, unless matplotlib text properties in `look`
+        change the alignment."""
         style: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "baseline", **look}
         self.texts.append(text)
         self._figure.text(x, self.height - y, text, transform=self._inches, **style)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, **look: Any) -> None:
-        """Draw a rectangle: a frame, unless matplotlib's properties of patches say otherwise."""
+        """Draw a rectangle: a frame, unless matplotlib patch properties in `look` change it."""
         style: dict[str, Any] = {"fill": False, "edgecolor": FRAME, "linewidth": 0.8, **look}
         corner = (left, self.height - bottom)
         self._add(Rectangle(corner, right - left, bottom - top, transform=self._inches, **style))
@@ -104,11 +105,11 @@ class Canvas:
         frame: str = FRAME,
         smooth: bool = True,
     ) -> None:
-        """Draw an image in a frame, under all else; one that is small or no photograph
-        (`smooth=False`) pixel by pixel."""
+        """Draw a framed image below everything else. Small images, and those that are not photos
+        (`smooth=False`), are drawn pixel by pixel."""
         x, y = round(left * self.dpi), round(top * self.dpi)
         size = (round(width * self.dpi), round(height * self.dpi))
-        smooth = smooth and max(pixels.shape) >= _SMALL  # it would blur few pixels
+        smooth = smooth and max(pixels.shape) >= _SMALL  # smoothing would blur small images
         way = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
         framed = Image.new("RGB", (size[0] + 2, size[1] + 2), frame)
         framed.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, way), (1, 1))

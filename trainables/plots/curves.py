@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 from trainables.plots.style import INK
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
-"""Label -> runs, such as the seeds of a setting's best configuration -> the metric at epochs 1, 2,
-..."""
+"""Label -> runs, such as the repeats of a setting's best configuration -> the metric at epochs 1,
+2, ..."""
 
-# Distance of two labels, as a part of the axis, at which they can both be read.
+# Smallest distance of two readable labels, as a share of the axis.
 _LABEL_DISTANCE = 0.055
 
 
@@ -23,18 +23,18 @@ def draw_curves(
     colours: Mapping[str, str],
     chance: float | None = None,
 ) -> None:
-    """Draw one line a label, the mean of its runs, in a band from the lowest to the highest of
-    them, with the label and the last mean at its end.
+    """Draw one line per label, the mean of its runs, in a band from their lowest to their highest
+    value. The label and the last mean are written at its end.
 
-    If runs are of unequal length (some were stopped early), the line ends with the shortest: a mean
-    over the others alone would be one over the better runs.
+    If runs have different lengths (some were stopped early), the line ends with the shortest. A
+    mean over the remaining runs would only include the better ones.
 
     Args:
         metric: name of the axis, such as `val/top1`.
         colours: label -> colour.
         chance: drawn as a dotted line.
     Raises:
-        ValueError: no label, or a label without a run of at least one epoch.
+        ValueError: there is no label, or a label has no run of at least one epoch.
     """
     lengths = {}
     for label, runs in curves.items():
@@ -70,10 +70,10 @@ def bands(runs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _draw_line(ax: Axes, runs: Sequence[Sequence[float]], colour: str) -> float:
-    """Draw mean and band of a label's runs; returns the last mean."""
+    """Draw mean and band of a label's runs; return the last mean."""
     mean, low, high = bands(runs)
     epochs = np.arange(1, len(mean) + 1)
-    # A line of a single point would be invisible.
+    # A line with a single point would be invisible.
     marker = "o" if len(mean) == 1 else None
 
     ax.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -95,7 +95,7 @@ def _draw_chance(ax: Axes, chance: float) -> None:
 
 
 def _counted_runs(curves: Curves) -> str:
-    """Number of runs a label: "3 runs", or "2 to 3 runs"."""
+    """Number of runs per label: "3 runs", or "2 to 3 runs"."""
     counts = sorted({len(runs) for runs in curves.values()})
     if counts == [1]:
         return "1 run"
@@ -105,7 +105,7 @@ def _counted_runs(curves: Curves) -> str:
 
 
 def _label_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Write labels to the right of the lines' ends, moved apart so that none covers another.
+    """Write labels to the right of the lines' ends, spaced so that they do not overlap.
 
     Args:
         ends: (last value, label, colour) of each line.

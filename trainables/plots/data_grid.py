@@ -1,12 +1,13 @@
-"""The picture of a data set: a block of images for each split, a line or more for each class,
-masks beside and over their images. `draw.py` is the command.
+"""The picture of a data set: one block of images per split, one or more lines per class, and masks
+beside and over their images. `draw.py` is the command.
 
     train · 2,000                val · 300          test · 300
     ant   [ ] [ ] [ ] [ ] [ ]    [ ] [ ] [ ]        [ ] [ ] [ ]
     bee   [ ] [ ] [ ] [ ] [ ]    [ ] [ ] [ ]        [ ] [ ] [ ]
 
-A block names its classes if the block before it has others. All places are in cells: a cell is one
-image, and x and y begin at the upper left image of the first block without its labels.
+A block names its classes only if they differ from those of the previous block. Positions are in
+cells: a cell is one image, and x and y start at the upper left of the first block, including its
+class names but not its heading.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from trainables.plots.style import INK, caption, plt
 _CELL = 0.72  # inches
 _GAP = 0.06  # between images, in cells
 _BLOCK_GAP = 0.7  # between blocks, in cells
-_LABEL = 0.17  # width of a letter of a class's name, in cells
-_SMALL = 64  # images of fewer pixels are drawn pixel by pixel
+_LABEL = 0.17  # width of a letter in a class name, in cells
+_SMALL = 64  # images with smaller sides are drawn pixel by pixel
 _OPACITY = 0.55  # of a mask over its image
 _INCHES_ABOVE, _INCHES_BELOW = 1.05, 0.15
 _LEGEND_LINE = 0.3  # inches
@@ -39,9 +40,9 @@ class Block:
     name: str
     """Name of the split."""
     total: int
-    """Number of images of the split."""
+    """Number of images in the split."""
     images: np.ndarray  # (n, h, w, 3) uint8
-    """The images that are shown."""
+    """Images that are shown."""
     lines: np.ndarray  # (n,)
     """Line of each image, sorted."""
     labels: np.ndarray  # (lines,)
@@ -49,22 +50,22 @@ class Block:
     counts: np.ndarray  # (lines,)
     """Number of images of that class in the split."""
     masks: np.ndarray | None  # (n, h, w) uint8
-    """Class numbers of each image's pixels; None for images without masks."""
+    """Class number of each pixel; None for images without masks."""
 
     @property
     def columns(self) -> int:
-        """Images of the longest line."""
+        """Width of the longest line, in cells."""
         most = int(np.bincount(self.lines).max(initial=1))
         return most * self.cells
 
     @property
     def cells(self) -> int:
-        """Cells of an image: one with a mask has two."""
+        """Cells per image: 2 with a mask, otherwise 1."""
         return 1 if self.masks is None else 2
 
 
 def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
-    """Draw `data.png` of a file of `write_data_sample` into `out_dir`, and return its path.
+    """Draw `data.png` from a file of `write_data_sample` into `out_dir`, and return its path.
 
     Raises:
         UserError: the file is missing, unreadable, or lacks an array.
@@ -117,7 +118,7 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 
 def _subtitle(blocks: list[Block], names: tuple[str, ...]) -> str:
-    """A line that says how the picture is to be read."""
+    """A line that explains how to read the picture."""
     if blocks[0].masks is not None:
         return "every image, and beside it the same image under its mask"
     shown = len(np.unique(blocks[0].labels[blocks[0].labels >= 0]))
@@ -128,7 +129,7 @@ def _subtitle(blocks: list[Block], names: tuple[str, ...]) -> str:
 
 
 def _block_names_its_classes(blocks: list[Block], number: int) -> bool:
-    """Tell if a block has other classes than the one before it."""
+    """True if a block has other classes than the previous one."""
     if number == 0:
         return True
     before = blocks[number - 1]
@@ -139,7 +140,7 @@ def _read(npz: Path) -> tuple[tuple[str, ...], np.ndarray, list[Block]]:
     head = read_arrays(npz, "data", ("epoch", "splits", "names", "colors"))
     names = tuple(caption(str(name), 16) for name in head["names"])
     colors = head["colors"].reshape(-1, 3)
-    if len(colors) != len(names):  # a data set without colours of its own
+    if len(colors) != len(names):  # the data set has no colours of its own
         palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
         colors = np.round(255 * palette[:, :3]).astype(np.uint8)
 
@@ -178,7 +179,7 @@ def _places(blocks: list[Block], names: tuple[str, ...]) -> tuple[list[float], f
 
 
 def _label_width(block: Block, names: tuple[str, ...]) -> float:
-    """Width of the names of a block's classes, in cells; 0 without any."""
+    """Width of the class names of a block, in cells; 0 without any."""
     labels = block.labels[block.labels >= 0]
     if not len(labels):
         return 0.0
@@ -234,14 +235,14 @@ def _write_labels(ax: Axes, block: Block, start: float, names: tuple[str, ...]) 
 
 
 def _show(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
-    """Draw an image into the cell with this corner."""
+    """Draw an image into the cell with this upper left corner."""
     interpolation = "nearest" if image.shape[0] < _SMALL else "antialiased"
     right = x + 1 - _GAP
     bottom = y + 1 - _GAP
     ax.imshow(
         image, extent=(x, right, bottom, y), interpolation=interpolation, aspect="auto", zorder=2
     )
-    # A frame, without which snow would not be told from paper.
+    # Without a frame, snow could not be distinguished from the background.
     side = 1 - _GAP
     ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=_FRAME, lw=0.6, zorder=3))
 
@@ -251,14 +252,14 @@ def _overlaid(
     mask: np.ndarray,  # (h, w) uint8
     colors: np.ndarray,  # (C, 3) uint8
 ) -> np.ndarray:  # (h, w, 3) uint8
-    """Lay the colours of the classes over the image; pixels of no class are darkened."""
+    """Overlay the class colours on the image; pixels without class are darkened."""
     over = coloured(mask, colors).astype(float)
     mixed = (1 - _OPACITY) * image + _OPACITY * over
     return mixed.round().astype(np.uint8)
 
 
 def _patches(names: tuple[str, ...], colors: np.ndarray) -> list[Patch]:
-    """A patch for each class, and one for pixels of none."""
+    """A legend patch for each class, and one for pixels without class."""
     patches = []
     for name, (red, green, blue) in zip(names, colors.tolist(), strict=True):
         colour = (red / 255, green / 255, blue / 255)

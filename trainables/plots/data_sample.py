@@ -1,4 +1,4 @@
-"""The images of a data set that stand for it in a picture: some of each class and split.
+"""The images that represent a data set in a picture: some of each class and split.
 
 The driver writes them once, before the first trial, into `data.npz` of the study's folder. The
 arrays of each split, such as `train_images`, are:
@@ -6,11 +6,11 @@ arrays of each split, such as `train_images`, are:
     images   (n, 3, h, w) uint8
     lines    (n,) line of each image, sorted
     labels   (lines,) class of each line, -1 = none
-    counts   (lines,) images of that class in the split
-    total    images of the split
-    masks    (n, h, w) uint8, where the data has masks
+    counts   (lines,) number of images of that class in the split
+    total    number of images in the split
+    masks    (n, h, w) uint8, if the data has masks
 
-`splits` has the names of the splits; `names` and `colors` are those of the classes.
+`splits` contains the names of the splits, `names` and `colors` those of the classes.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from trainables.plots.snapshots import write_arrays
 
 CLASSES = 10
 """Largest number of classes that are shown."""
-_LINES = 8  # lines of images that few classes share
-_MOST_LINES = 3  # of one class
+_LINES = 8  # total number of lines, distributed over few classes
+_MOST_LINES = 3  # per class
 _COLUMNS = {"train": 5, "gallery": 3, "val": 3, "test": 3}
 _PAIRS = {"train": 3, "val": 2, "test": 2}  # columns of images with masks, which are drawn twice
 _MASK_LINES = 4
-_SIDE = 128  # pixels; larger images are thinned
+_SIDE = 128  # pixels; larger images are subsampled
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The images of one split in the picture."""
+    """Images of one split in the picture."""
 
     split: str
     """Name of the split."""
@@ -75,7 +75,7 @@ def write_data_sample(data: DataSet, path: Path) -> None:
 
 
 def _splits(data: DataSet) -> list[tuple[str, Split]]:
-    """Names and splits; a gallery of the training images is left out."""
+    """Names and splits, without a gallery that equals the training split."""
     splits = [("train", data.train)]
     gallery = data.gallery
     if gallery is not None and not np.array_equal(gallery.indices, data.train.indices):
@@ -84,7 +84,7 @@ def _splits(data: DataSet) -> list[tuple[str, Split]]:
 
 
 def _labels(split: Split) -> np.ndarray | None:  # (n,) int64
-    """Labels of a split, where images bear one each."""
+    """Labels of a split, if each image has one label."""
     if split.mask_images is not None:
         return None
     targets = split.targets()
@@ -94,10 +94,10 @@ def _labels(split: Split) -> np.ndarray | None:  # (n,) int64
 
 
 def _shown_classes(data: DataSet) -> dict[str, np.ndarray]:
-    """Split -> classes to show, spread over all of them: the same in all splits that have these.
+    """Split -> classes to show, evenly spread over all, and the same in all splits that have them.
 
-    A split without labels has no entry. In few-shot learning, and where a gallery has other classes
-    than train, each split gets classes of its own.
+    A split without labels has no entry. In few-shot learning, or if a gallery has other classes
+    than train, each split gets its own classes.
     """
     shown: dict[str, np.ndarray] = {}
     kept = np.zeros(0, np.int64)
@@ -114,7 +114,7 @@ def _shown_classes(data: DataSet) -> dict[str, np.ndarray]:
 
 
 def _sample(name: str, split: Split, classes: dict[str, np.ndarray]) -> Shown:
-    """Images spread over the split, or over each of its classes."""
+    """Choose images evenly spread over the split, or over each of its classes."""
     if name not in classes:
         return _sample_unlabeled(name, split)
 
@@ -142,7 +142,7 @@ def _sample(name: str, split: Split, classes: dict[str, np.ndarray]) -> Shown:
 
 
 def _sample_unlabeled(name: str, split: Split) -> Shown:
-    """Images spread over a split whose images bear no label."""
+    """Choose images evenly spread over a split without labels."""
     lines, columns = _LINES, _COLUMNS[name]
     if split.mask_images is not None:
         lines, columns = _MASK_LINES, _PAIRS[name]
@@ -164,6 +164,6 @@ def _spread(members: np.ndarray, most: int) -> np.ndarray:
 
 
 def _thinned(pixels: np.ndarray) -> np.ndarray:
-    """Every k-th row and column of pixels (..., S, S), so that at most about `_SIDE` are left."""
+    """Every k-th row and column of pixels (..., S, S), so that about `_SIDE` remain at most."""
     every = max(1, pixels.shape[-1] // _SIDE)
     return pixels[..., ::every, ::every]

@@ -1,8 +1,8 @@
-"""Draws the pictures of the snapshots that trials leave behind (`snapshots.py`), off the training
-path, in a process of its own.
+"""Draws pictures from the snapshots that trials write (`snapshots.py`), outside training, in a
+separate process.
 
     python -m trainables.plots.draw SNAPSHOT.npz... OUT_DIR
-    python -m trainables.plots.draw --serve      # one request a line: the arguments, as JSON
+    python -m trainables.plots.draw --serve      # one request per line: the arguments, as JSON
 """
 
 import argparse
@@ -49,16 +49,16 @@ KINDS: dict[str, Callable[[], Draw]] = {
     "masks": _masks,
     "predictions": _predictions,
 }
-"""Kind, with which a file's name begins up to the first "-" -> what imports and returns what draws
-it. Pictures of one kind do not wait for what another one needs."""
+"""Kind, which is the start of a file's name up to the first "-" -> function that imports and
+returns the drawing function. So no kind waits for imports that only another one needs."""
 
 
 def draw(npz: Path, out_dir: Path, title: str) -> list[Path]:
-    """Draw the pictures of one file as its kind says, and return their paths.
+    """Draw the pictures of one file by its kind, and return their paths.
 
     Raises:
-        UserError: the kind is unknown, or the file is missing, unreadable, or lacks what its kind
-            needs.
+        UserError: the kind is unknown, or the file is missing, unreadable, or lacks an array that
+            its kind needs.
     """
     kind = npz.stem.partition("-")[0]
     if kind not in KINDS:
@@ -70,7 +70,7 @@ def draw(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, or 2 if a file was refused (the others are drawn)."""
+    """Run the command. Return 0, or 2 if a file was refused (the others are drawn)."""
     words = sys.argv[1:] if argv is None else argv
     if list(words) == ["--serve"]:
         serve(sys.stdin, sys.stdout)
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answer each line, the arguments of a command as a JSON list, by a line with its exit code,
-    until the requests end: what takes seconds to import is imported once."""
+    """Answer requests until they end. A request is a line with a command's arguments as a JSON
+    list; the answer is a line with its exit code. Slow imports are thus done only once."""
     for request in requests:
         with contextlib.redirect_stdout(sys.stderr):
             status = _draw_all(json.loads(request))

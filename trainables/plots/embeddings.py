@@ -17,40 +17,40 @@ _BLUE = "#4c72b0"
 _MARKERS = "osD^"
 _SIZE = (8.0, 6.0)  # inches
 _AXIS_NAME = 0.2  # height of its line, in inches
-_POINTS_MARGIN = 0.05  # of the frame, around the points
-# Of the classes' names and markers beside the frame, in inches.
+_POINTS_MARGIN = 0.05  # around the points, as a share of the frame
+# For the class names and markers beside the frame, in inches.
 _KEY_TOP, _KEY_LINE = 0.17, 0.19
 _KEY_MARKER, _KEY_TEXT = 0.2, 0.36
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Checked content of a file, at most `MAX_POINTS` of its rows."""
+    """Checked content of a file, with at most `MAX_POINTS` of its rows."""
 
     features: np.ndarray  # (n, d) float64, L2-normalised
     labels: np.ndarray  # (n,) int; -1 = unlabelled
     coloured: tuple[int, ...]  # classes with a colour
     names: tuple[str, ...]  # their names
     epoch: int
-    total: int  # rows of the file
+    total: int  # number of rows in the file
     what: str  # "training images"
 
 
 def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     """Write `tsne_<stem>.png` and `pca_<stem>.png` of an embeddings file into `out_dir`, which is
-    made if need be.
+    created if needed.
 
     Args:
         npz: `features` (n, d) float, n >= 4; `labels` (n,) int, negative or an empty array if there
-            are none; `epoch` int; and, optional, `names` (C,) str, the classes' names, and `part`,
-            "train" or "val".
+            are none; `epoch` int; optionally `names` (C,) str, the class names, and `part`, "train"
+            or "val".
         title: first line of the picture, such as the trial's name.
 
     Returns:
         The two paths. Equal input gives equal pictures.
 
     Raises:
-        UserError: the file is missing, unreadable, or its content is not as above.
+        UserError: the file is missing or unreadable, or has other content.
     """
     data = load_embeddings(Path(npz))
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -67,8 +67,8 @@ def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 
 def load_embeddings(npz: Path) -> Embeddings:
-    """Read and check an embeddings file, choose the classes to colour (the most frequent) and the
-    rows to show (by a fixed seed)."""
+    """Read and check an embeddings file, and choose the classes to colour (the most frequent) and
+    the rows to show (by a fixed seed)."""
     needed = ("features", "labels", "epoch")
     arrays = read_arrays(npz, "embeddings", needed, optional=("names", "part"))
     features = arrays["features"]
@@ -113,10 +113,10 @@ def _check_features(npz: Path, features: np.ndarray) -> None:
 
 
 def _checked_labels(npz: Path, labels: np.ndarray, count: int) -> np.ndarray:
-    """The labels, or -1 for each image where there are none.
+    """Return the labels, or -1 for every image if there are none.
 
     Raises:
-        UserError: they do not fit the features.
+        UserError: the labels do not fit the features.
     """
     if labels.size == 0:
         return np.full(count, -1)
@@ -138,7 +138,7 @@ def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
-    """First two principal components (n, 2), the parts of the variance that they explain, and the
+    """First two principal components (n, 2), the shares of variance that they explain, and the
     caption."""
     if _collapsed(features):
         return np.zeros((len(features), 2)), (0.0, 0.0), "PCA, collapsed to one point"
@@ -148,7 +148,7 @@ def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
 
 
 def _collapsed(features: np.ndarray) -> bool:
-    # Unit vectors that came from float32.
+    # The features are unit vectors, computed in float32.
     return bool(np.ptp(features, axis=0).max() < 1e-6)
 
 
@@ -160,11 +160,11 @@ def _draw(
     path: Path,
     axes: tuple[str, str] | None = None,
 ) -> None:
-    """Scatter the images, each class in a colour and marker of its own.
+    """Draw a scatter plot of the images, with a colour and marker for each class.
 
     Args:
         method: for the second line of the heading.
-        axes: names of the axes, if they mean something.
+        axes: names of the axes, if they have a meaning.
     """
     canvas = Canvas(*_SIZE)
     canvas.heading(title, f"epoch {data.epoch} · {method} · {_what(data)}")
@@ -177,7 +177,7 @@ def _draw(
 
 @dataclass(frozen=True)
 class _Frame:
-    """The part of the figure that the points lie in, in inches."""
+    """The part of the figure that contains the points, in inches."""
 
     left: float
     top: float
@@ -186,8 +186,8 @@ class _Frame:
 
 
 def _frame(canvas: Canvas, data: Embeddings, axes: tuple[str, str] | None) -> _Frame:
-    """Draw the frame of the points with the names of the classes to its right, and names of the
-    axes if they mean something."""
+    """Draw the frame of the points, the class names to its right, and the names of the axes if they
+    have a meaning."""
     name = _AXIS_NAME if axes else 0.0
     frame = _Frame(
         left=MARGIN + name,
@@ -206,8 +206,8 @@ def _frame(canvas: Canvas, data: Embeddings, axes: tuple[str, str] | None) -> _F
 
 
 def _key(canvas: Canvas, names: tuple[str, ...]) -> float:
-    """Write the names of the classes at the right edge, and return the width of their column with
-    the markers, in inches."""
+    """Write the class names at the right edge, and return the width of their column including
+    markers, in inches."""
     if not names:
         return 0.0
     width = width_of(names)
@@ -217,7 +217,7 @@ def _key(canvas: Canvas, names: tuple[str, ...]) -> float:
 
 
 def _key_lines(count: int) -> np.ndarray:  # (count,)
-    """Height of each name's middle, in inches."""
+    """Vertical middle of each name, in inches."""
     return _KEY_TOP + _KEY_LINE * np.arange(count)
 
 
@@ -225,7 +225,7 @@ def _placed(
     points: np.ndarray,  # (n, 2)
     frame: _Frame,
 ) -> np.ndarray:  # (n, 2), inches
-    """Put the points into the middle of the frame, with one scale for both axes."""
+    """Centre the points in the frame, with the same scale on both axes."""
     low = points.min(0)
     high = points.max(0)
     size = np.array([frame.right - frame.left, frame.bottom - frame.top])
@@ -247,12 +247,12 @@ def _scatter_others(canvas: Canvas, data: Embeddings, placed: np.ndarray) -> Non
 
 
 def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame: _Frame) -> None:
-    """Draw the points of each class, and its marker in the key."""
+    """Draw the points of each class, and its marker in the legend."""
     count = len(data.coloured)
     beside = np.full(count, frame.right + _KEY_MARKER)
     key = np.stack([beside, _key_lines(count)], 1)
 
-    # A collection for each marker, not for each class: it is half the work.
+    # One collection per marker instead of per class halves the work.
     for first, marker in enumerate(_MARKERS[:count]):
         places: list[np.ndarray] = []
         colours: list[str] = []
@@ -272,7 +272,7 @@ def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame
 
 
 def _what(data: Embeddings) -> str:
-    """Name what is shown: "600 of 900 images, 3 classes"."""
+    """Describe the content of the picture: "600 of 900 images, 3 classes"."""
     count = len(data.features)
     images = f"{count} of {data.total} {data.what}"
     if count == data.total:

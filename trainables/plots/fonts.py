@@ -1,27 +1,27 @@
-"""Fonts for class names in any script. DejaVu, which comes with matplotlib, has Latin, Greek,
-Cyrillic and a few more, but no Chinese, Japanese or Korean letters."""
+"""Fonts for class names in any script. DejaVu, which ships with matplotlib, covers Latin, Greek,
+Cyrillic and a few other scripts, but no Chinese, Japanese or Korean letters."""
 
 import contextlib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
 
-# Names of files to look at first: one of these families covers most of the world.
+# Parts of file names to try first: one of these families covers most scripts.
 _LIKELY = ("cjk", "noto", "droid", "wqy", "gothic", "ming", "hei", "song", "unifont")
 _COMMON = 0x250
-"""Letters below it are in every font."""
+"""Letters below this code point are in every font."""
 _SHOWN = 6
 
 
 def cover(text: str) -> None:
-    """Let matplotlib draw every letter of a text, as far as an installed font has it."""
+    """Let matplotlib draw every letter of a text for which a font is installed."""
     lacking = frozenset(uncovered([text]))
     if lacking:
         _add_font_with(lacking)
 
 
 def uncovered(names: Iterable[str]) -> str:
-    """The letters that none of matplotlib's present fonts has, in order."""
+    """Letters that are in none of matplotlib's current fonts, sorted."""
     rare = {letter for name in names for letter in name if ord(letter) >= _COMMON}
     if not rare:
         return ""
@@ -29,7 +29,7 @@ def uncovered(names: Iterable[str]) -> str:
 
 
 def missing_note(names: Iterable[str]) -> str:
-    """Say which letters of the names cannot be drawn by any installed font; "" where all can."""
+    """Note about letters in the names that no installed font can draw; "" if there are none."""
     names = list(names)
     for name in names:
         cover(name)
@@ -46,8 +46,7 @@ def missing_note(names: Iterable[str]) -> str:
 
 @functools.cache
 def _add_font_with(letters: frozenset[str]) -> None:
-    """Add the installed font that has most of these letters to those that matplotlib falls back
-    to."""
+    """Add the installed font with the most of these letters to matplotlib's fallback fonts."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -64,7 +63,7 @@ def _add_font_with(letters: frozenset[str]) -> None:
 
     font_manager.fontManager.addfont(best)
     family = font_manager.FontProperties(fname=best).get_name()
-    # matplotlib looks for a letter in each of these in turn, but of "sans-serif" takes one alone
+    # matplotlib searches each of these families for a letter, but only one font of "sans-serif"
     matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], family]
     _present.cache_clear()
 
@@ -82,7 +81,7 @@ def _installed() -> list[str]:
 
 @functools.cache
 def _present() -> frozenset[int]:
-    """Letters of the families that matplotlib draws from now."""
+    """Letters in the font families that matplotlib currently draws with."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -96,7 +95,7 @@ def _present() -> frozenset[int]:
 
 @functools.cache
 def _letters(path: str) -> frozenset[int]:
-    """Code points that a font file has; none where it cannot be read."""
+    """Code points in a font file; empty if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -1,4 +1,4 @@
-"""Images, truths and predictions of segmentation on panels of one size; `masks.py` draws them."""
+"""Images, truths and predictions of segmentation on panels of one size, drawn by `masks.py`."""
 
 from collections.abc import Iterable
 
@@ -14,10 +14,11 @@ def mask_panels(
     shown: Split,
     predictions: Iterable[tuple[np.ndarray, Tensor, Tensor]],
 ) -> dict[str, np.ndarray]:
-    """Images (n, 3, H, W), truths and predictions (n, H, W), uint8, on panels as large as the
-    largest of them.
+    """Images (n, 3, H, W), truths and predictions (n, H, W), uint8, on panels of the size of the
+    largest image.
 
-    An image lies at the top left of its panel. Beside it the panel is white: `NO_IMAGE` in a mask.
+    An image is at the top left of its panel. The rest of the panel is white, and `NO_IMAGE` in
+    masks.
 
     Args:
         predictions: positions (b,), logits (b, C, h, w) and masks (b, h, w) of all images.
@@ -41,7 +42,8 @@ def mask_panels(
 
 
 def pixels_right(panels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels predicted right, and pixels of known truth, of each image: (n,) int64 each."""
+    """Number of correctly predicted pixels, and of pixels with known truth, per image: both (n,)
+    int64."""
     truth = panels["truth"]
     known = (truth != IGNORE) & (truth != NO_IMAGE)
     right = known & (panels["predicted"] == truth)
@@ -49,7 +51,7 @@ def pixels_right(panels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _sides(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths of the images that are judged, (n,) each."""
+    """Heights and widths of the images as evaluated, both (n,)."""
     if split.whole is None:
         sides = np.full(len(split), split.images.shape[-1])
         return sides, sides
@@ -61,7 +63,7 @@ def largest_class(
     masks: Tensor,  # (n, H, W) uint8
     classes: int,
 ) -> np.ndarray:  # (n,) int64
-    """The class that covers most of each mask; -1 where all pixels are unknown."""
+    """The class with the most pixels in each mask; -1 if all pixels are unknown."""
     flat = masks.flatten(1)
     pixels = [(flat == number).sum(1) for number in range(classes)]
     counts = torch.stack(pixels, 1)  # (n, C)

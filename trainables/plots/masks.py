@@ -1,5 +1,5 @@
-"""Pictures of segmentation: masks beside image and truth, IoU by class, and the confusion of
-pixels. `draw.py` is the command."""
+"""Pictures of segmentation: predicted masks beside image and truth, IoU per class, and the
+confusion of pixels. `draw.py` is the command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Masks:
 
 
 def mask_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
-    """Write `predicted_<stem>.png`, `iou_<stem>.png` and `confusion_<stem>.png` of a file of
+    """Write `predicted_<stem>.png`, `iou_<stem>.png` and `confusion_<stem>.png` of a file from
     `Segmentation.snapshot` into `out_dir`, and return their paths.
 
     Raises:
@@ -72,7 +72,7 @@ def _read(npz: Path) -> Masks:
     names = tuple(caption(str(name)) for name in arrays["names"])
 
     colors = arrays["colors"].reshape(-1, 3)
-    if len(colors) != len(names):  # a data set without colours of its own
+    if len(colors) != len(names):  # the data set has no colours of its own
         palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
         rgb = 255 * palette[:, :3]
         colors = np.round(rgb).astype(np.uint8)
@@ -91,15 +91,15 @@ def _read(npz: Path) -> Masks:
 
 
 def _captions(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Texts beside the images: the file of each and the reason why it is shown, or its position
-    in the validation split."""
+    """Texts beside the images: each file with the reason why it is shown, or its position in the
+    validation split."""
     if "captions" in arrays:
         return tuple(caption(str(text)) for text in arrays["captions"])
     return tuple(f"{position:04d}" for position in arrays["positions"])
 
 
 def _panels(data: Masks, title: str) -> Figure:
-    """Image, truth and prediction, an image a row."""
+    """Image, truth and prediction, one image per row."""
     rows = len(data.captions)
     figure, axes = plt.subplots(
         rows, 3, figsize=(7.2, 2.2 * rows + 1.0), layout="constrained", squeeze=False
@@ -179,8 +179,8 @@ def _bars(data: Masks, title: str) -> Figure:
 def class_ious(
     confusion: np.ndarray,  # (C, C + 1) int64
 ) -> np.ndarray:  # (C,)
-    """IoU of each class as `trainables.miou.class_iou` computes it, whose torch takes longer to
-    import than all pictures of a trial take."""
+    """IoU of each class, as in `trainables.miou.class_iou`. That module needs torch, whose import
+    takes longer than drawing all pictures of a trial."""
     known = confusion[:, :-1].astype(float)
     hits = known.diagonal()
     union = confusion.sum(1) + known.sum(0) - hits
@@ -189,7 +189,7 @@ def class_ious(
 
 
 def _confusion(data: Masks, title: str) -> Figure:
-    """Shares of each true class's pixels by predicted class, a true class a row."""
+    """Share of each true class's pixels by predicted class, one true class per row."""
     pixels = data.confusion.T.astype(float)  # (C + 1, C)
     names = list(data.names)
     if pixels[-1].any():

@@ -1,4 +1,4 @@
-"""Pictures of a classifier's predictions: which classes it confuses, and its most confident
+"""Pictures of a classifier's predictions: the classes that it confuses, and its most confident
 mistakes."""
 
 import math
@@ -18,14 +18,14 @@ _IMAGE, _IMAGE_GAP = 1.36, 0.09  # inches
 _CAPTION_LINE = 0.17  # inches
 _PAIRS = 12
 _PAIR_LINE, _PAIR_WIDTH = 0.22, 2.6  # inches
-_BAR, _BAR_LABELS = 0.1, 0.5  # widths of the scale and of its labels, in inches
-_BESIDE = 0.25  # around the name of an axis, in inches
-_BAR_HEIGHT = 0.6  # of the matrix
-# Up to so many classes every cell bears its share.
+_BAR, _BAR_LABELS = 0.1, 0.5  # widths of the colour scale and its labels, in inches
+_BESIDE = 0.25  # space for the name of an axis, in inches
+_BAR_HEIGHT = 0.6  # as a share of the matrix
+# Up to this many classes, every cell contains its share.
 _MAX_NAMED_CELLS = 20
-# Rows and columns that can be told apart on paper; of more classes the most confused are shown.
+# Most rows and columns that are readable on paper; with more classes, the most confused are shown.
 _MAX_CLASSES = 210
-_FINE_DPI = 160  # for the names of very many
+_FINE_DPI = 160  # if there are very many names
 _NEEDED = ("labels", "predicted", "names", "mistakes", "images", "confidence", "epoch")
 
 
@@ -43,7 +43,7 @@ class Predictions:
 
 
 def prediction_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
-    """Write `confusion_<stem>.png` and, if anything was wrong, `mistakes_<stem>.png` of a
+    """Write `confusion_<stem>.png` and, if there are mistakes, `mistakes_<stem>.png` of a
     predictions file into `out_dir`.
 
     Args:
@@ -52,7 +52,7 @@ def prediction_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     Returns:
         The paths. Equal input gives equal pictures.
     Raises:
-        UserError: the file is missing, unreadable, or its content is not as above.
+        UserError: the file is missing or unreadable, or has other content.
     """
     data = _load(npz)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,11 @@ def confusion_picture(
     subtitle: str,
     path: Path,
 ) -> None:
-    """Draw the share of each true class that is predicted as each class (rows sum to 1), beside the
-    most frequent confusions.
+    """Draw the share of each true class that is predicted as each class (rows sum to 1), beside a
+    list of the most frequent confusions.
 
-    Of more than `_MAX_CLASSES` classes, those with the most mistakes.
+    With more than `_MAX_CLASSES` classes, only the `_MAX_CLASSES // 3` with the most mistakes are
+    shown.
     """
     shown = np.arange(len(names))
     if len(names) > _MAX_CLASSES:
@@ -116,12 +117,12 @@ class _Matrix:
     captions: list[str]
     fontsize: float
     upright: bool
-    """The names below are not turned."""
+    """True if the names of the columns are not rotated."""
     left: float
     top: float
     side: float
     below: float
-    """Height of the names of the columns."""
+    """Height of the column names."""
 
     @property
     def right(self) -> float:
@@ -136,7 +137,7 @@ class _Matrix:
         return self.side / len(self.captions)
 
     def middle(self, number: int) -> float:
-        """Middle of a row or column, from the upper left corner."""
+        """Middle of a row or column, relative to the matrix."""
         return (number + 0.5) * self.cell
 
 
@@ -157,7 +158,7 @@ def _layout(captions: list[str]) -> _Matrix:
 
 
 def _most_confused(counts: np.ndarray) -> np.ndarray:
-    """Classes with the most mistakes, as true or as predicted class, sorted by number."""
+    """Classes with the most mistakes, as true or predicted class, sorted by number."""
     missed = counts.sum(1) - counts.diagonal()
     mistaken = counts.sum(0) - counts.diagonal()
     mistakes = missed + mistaken
@@ -166,7 +167,7 @@ def _most_confused(counts: np.ndarray) -> np.ndarray:
 
 
 def _blues(shares: np.ndarray) -> np.ndarray:  # (..., 3) uint8
-    """Colours of shares; those of small ones differ more."""
+    """Colours of shares, with finer steps for small shares."""
     colours = matplotlib.colormaps["Blues"](np.sqrt(shares))
     rgb: np.ndarray = np.round(255 * colours[..., :3]).astype(np.uint8)
     return rgb
@@ -218,7 +219,7 @@ def _write_shares(canvas: Canvas, matrix: _Matrix, shares: np.ndarray) -> None:
 
 
 def _draw_scale(canvas: Canvas, matrix: _Matrix) -> None:
-    """Draw the scale of the colours to the right of the matrix."""
+    """Draw the colour scale to the right of the matrix."""
     height = _BAR_HEIGHT * matrix.side
     top = matrix.top + (matrix.side - height) / 2
     left = matrix.right + _BAR
@@ -230,8 +231,8 @@ def _draw_scale(canvas: Canvas, matrix: _Matrix) -> None:
 
 
 def _list_pairs(canvas: Canvas, left: float, counts: np.ndarray, names: tuple[str, ...]) -> None:
-    """List the most frequent confusions, true -> predicted, with their number and the class's
-    size."""
+    """List the most frequent confusions, true -> predicted, with their number and the size of the
+    true class."""
     confused = counts - np.diag(counts.diagonal())
     order = np.argsort(-confused, axis=None, kind="stable")[:_PAIRS]
     cells = [int(cell) for cell in order if confused.flat[cell]]
@@ -255,7 +256,7 @@ def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
     wrong = int((data.labels != data.predicted).sum())
     captions = [_mistake_caption(data, row) for row in data.mistakes]
     lines = 1 + max(text.count("\n") for text in captions)
-    above = lines * _CAPTION_LINE + MARGIN  # the captions of a row
+    above = lines * _CAPTION_LINE + MARGIN  # for the captions of a row
     row_height = above + _IMAGE + _IMAGE_GAP
     rows = math.ceil(count / _COLUMNS)
 
@@ -302,7 +303,7 @@ def _load(npz: Path) -> Predictions:
 
 
 def _check_classes(npz: Path, name: str, values: np.ndarray, count: int, classes: int) -> None:
-    """Raise UserError unless `values` are `count` class numbers, one an image."""
+    """Raise UserError unless `values` are `count` class numbers, one per image."""
     is_list = values.shape == (count,) and count
     is_integer = values.dtype.kind == "i"
     if not is_list or not is_integer or values.min() < 0 or values.max() >= classes:

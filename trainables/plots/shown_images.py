@@ -1,8 +1,8 @@
-"""The images in pictures of predicted masks.
+"""The images shown in pictures of predicted masks.
 
 The course reports had to show three files of the satellite layout by name, at the first, middle and
-last epoch: 0013, 0062 and 0104 in one year, 0010, 0097 and 0107 in another. Other data shows the
-first, the middle and the last image of the validation split, and the three worst.
+last epoch: 0013, 0062 and 0104 in one year, 0010, 0097 and 0107 in another. For other data, these
+are the first, the middle and the last image of the validation split, and the three worst.
 """
 
 import re
@@ -15,10 +15,10 @@ from trainables.data.listing import part_of
 from trainables.data.splits import DataSet
 
 REPORTED = (("0013", "0062", "0104"), ("0010", "0097", "0107"))
-"""Ids of the images that the course reports show, together."""
+"""Ids of the images that the course reports show, in groups of three."""
 
 _SATELLITE = re.compile(r"(\d+)_sat\.\w+")
-_PARTS = ("val", "test", None)  # of two files of one id, the one of the earlier part is shown
+_PARTS = ("val", "test", None)  # if two files have the same id, the earlier part's is shown
 _WORST = ("worst", "second worst", "third worst")
 
 
@@ -32,10 +32,10 @@ class Shown:
 
 def shown_images(
     data: DataSet,
-    accuracies: np.ndarray,  # (n,) of the validation images, by which the worst are chosen
+    accuracies: np.ndarray,  # (n,) of the validation images, from which the worst are chosen
 ) -> Shown:
-    """Choose the images of a picture: those that the course reports name, where the data has them,
-    even if its own validation part is the test split; otherwise of the validation split.
+    """Choose the images of a picture. These are the ones named in the course reports, if the data
+    has them, even if its own validation part is the test split; otherwise validation images.
 
     Nothing is chosen by test scores: the named files are the same in every trial.
     """
@@ -64,9 +64,9 @@ def shown_images(
 
 
 def _reported(data: DataSet) -> list[int]:
-    """Rows of the images that the reports name; of each three, all or none.
+    """Rows of the images that the reports name; all or none of each group of three.
 
-    Empty where the data has neither of both threes.
+    Empty if the data has neither group.
     """
     if not data.files:
         return []
@@ -80,7 +80,7 @@ def _reported(data: DataSet) -> list[int]:
 
 
 def _satellite_rows(data: DataSet) -> dict[str, int]:
-    """Id -> row, of the images of the val and test splits; what train has is not shown."""
+    """Id -> row of images in val and test; training images are not shown."""
     judged = np.concatenate([data.val.indices, data.test.indices])
     found: dict[str, tuple[int, int]] = {}  # id -> (place of its part, row)
     for row in judged.tolist():
@@ -96,7 +96,7 @@ def _satellite_rows(data: DataSet) -> dict[str, int]:
 
 
 def _part(folders: list[str]) -> str | None:
-    """The part that the first of the folders with such a name is; None where there is none."""
+    """Part of the first folder that names one; None if there is none."""
     for folder in folders:
         part = part_of(folder)
         if part is not None:

@@ -1,8 +1,8 @@
-"""Arrays that a trial leaves behind for pictures, which another process draws
-(`trainables/plots/draw.py`, by the file's name).
+"""Arrays that a trial writes for pictures. Another process draws them (`trainables/plots/draw.py`,
+by the file's name).
 
-A file `<kind>-<anything>.npz` in a trial's folder holds plain arrays: no objects, nothing that
-could run code.
+A file `<kind>-<anything>.npz` in a trial's folder contains plain arrays: no objects, and nothing
+that could run code.
 """
 
 import zipfile
@@ -18,14 +18,14 @@ from trainables.files import atomic_file
 Part = Literal["train", "val"]
 """The split that a picture shows."""
 MAX_POINTS = 600
-"""Images of a split that are embedded for a picture: t-SNE takes seconds, and single points can
-still be told apart."""
+"""Largest number of a split's images that are embedded for a picture: t-SNE takes seconds, and
+single points can still be distinguished."""
 MAX_CLASSES = 12
-"""Classes with a colour of their own; more cannot be told apart."""
+"""Largest number of classes with their own colour; more could not be distinguished."""
 MISTAKES = 24
-"""Images of the most confident mistakes."""
+"""Largest number of confident mistakes that are shown."""
 NO_IMAGE = 254
-"""Value of a mask beside an image that is smaller than its panel."""
+"""Mask value outside an image that is smaller than its panel."""
 
 
 def snapshot_epochs(epochs: int) -> set[int]:
@@ -35,7 +35,7 @@ def snapshot_epochs(epochs: int) -> set[int]:
 
 
 def coloured_classes(labels: np.ndarray) -> np.ndarray:
-    """The `MAX_CLASSES` most frequent classes, sorted; labels below 0 are no class."""
+    """The `MAX_CLASSES` most frequent classes, sorted; negative labels are not a class."""
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     most_frequent = classes[np.argsort(-counts, kind="stable")]
     return np.sort(most_frequent[:MAX_CLASSES])
@@ -44,9 +44,9 @@ def coloured_classes(labels: np.ndarray) -> np.ndarray:
 def shown_rows(
     labels: np.ndarray,  # (n,) int, -1 = unlabelled
 ) -> np.ndarray:  # (m,) int, sorted, m <= MAX_POINTS
-    """Choose rows that stand for all, the same at every epoch.
+    """Choose representative rows, the same at every epoch.
 
-    Two thirds of them are of coloured classes, if there are as many.
+    Two thirds of them are from coloured classes, if there are enough.
     """
     shuffled = np.random.default_rng(0).permutation(len(labels))
     is_coloured = np.isin(labels, coloured_classes(labels))[shuffled]
@@ -63,14 +63,14 @@ def confident_mistakes(
     predicted: np.ndarray,  # (n,) int
     confidence: np.ndarray,  # (n,) probability of the predicted class
 ) -> np.ndarray:  # (m,) rows, m <= MISTAKES
-    """Rows of wrong predictions, the most confident first."""
+    """Rows of wrong predictions, most confident first."""
     wrong = np.flatnonzero(labels != predicted)
     by_confidence = np.argsort(-confidence[wrong], kind="stable")
     return wrong[by_confidence][:MISTAKES]
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays as `numpy.savez` does; after a kill the path holds the old file or the new
+    """Write arrays as `numpy.savez` does; after a kill, the path holds the old file or the new
     one."""
     with atomic_file(path) as file:
         np.savez(file, **arrays)
@@ -79,8 +79,8 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 def read_arrays(
     path: Path, kind: str, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Read a file of `write_arrays` and check that it holds the arrays `needed`, among them
-    `epoch`, a number.
+    """Read a file of `write_arrays`, and check that it contains the arrays in `needed`, which
+    include `epoch`, a number.
 
     Raises:
         UserError: the file is missing, unreadable, or lacks an array.

@@ -1,5 +1,5 @@
-"""Colours, captions and frames that all pictures share. Importing it makes matplotlib draw without
-a display."""
+"""Colours, captions and frames shared by all pictures. Importing this module makes matplotlib draw
+without a display."""
 
 import matplotlib
 
@@ -32,11 +32,11 @@ COLOURS = (
 
 
 def caption(name: str, limit: int = 40) -> str:
-    """A class's name for a picture, cut to `limit` characters."""
+    """A class name for a picture, cut to `limit` characters."""
     cover(name)
     if len(name) > limit:
         name = f"{name[: limit - 1]}…"
-    # matplotlib's legends leave out names that begin with "_", and its dollars begin a formula.
+    # matplotlib legends omit names that begin with "_", and its dollars start a formula.
     if name.startswith("_"):
         name = f" {name}"
     return name.replace("$", r"\$")

@@ -1,9 +1,9 @@
-"""Maps a few hundred points to a plane by t-SNE (van der Maaten & Hinton, JMLR 2008), exactly and
-in NumPy.
+"""Maps a few hundred points to a plane by exact t-SNE (van der Maaten & Hinton, JMLR 2008), in
+NumPy.
 
-scikit-learn's Barnes-Hut tree pays from thousands of points on. For 600 the whole matrix of pairs
-is small: 120 steps take a fifth of the time of 350 of scikit-learn's, end at a lower divergence
-(`tests/trainables/plots/test_tsne.py`), and need none of its imports.
+scikit-learn's Barnes-Hut tree pays off only for thousands of points. For 600 points, the whole
+matrix of pairs is small: 120 steps take a fifth of the time of scikit-learn's 350, end at a lower
+divergence (`tests/trainables/plots/test_tsne.py`), and need none of its imports.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ Matrix = np.ndarray
 
 _STEPS = 120
 _EXAGGERATED_STEPS = 40
-"""The first of the steps, in which points of a neighbourhood gather (section 3.4)."""
+"""The first steps, in which points of a neighbourhood gather (section 3.4)."""
 _EXAGGERATION = np.float32(4)
 _MOMENTUM = (0.5, 0.8)
-"""While exaggerated, and then."""
+"""Momentum while exaggerated, and afterwards."""
 _RATE = (50, 200)
-"""Learning rate, likewise."""
+"""Learning rate while exaggerated, and afterwards."""
 _LEAST_GAIN = 0.01
 _SPREAD = 1e-4
-"""Standard deviation at the start, along the first component."""
+"""Initial standard deviation along the first component."""
 _SEARCH_STEPS = 40
 _TOLERANCE = 1e-4
 """Largest error of the entropy of a point's neighbours, in nats."""
@@ -30,8 +30,8 @@ def tsne(
     features: Matrix,  # (n, d)
     perplexity: float,
 ) -> Matrix:  # (n, 2) float32
-    """Map points to a plane in which neighbours stay neighbours, from their first two principal
-    components on. Equal input gives equal output on one machine.
+    """Map points to a plane in which neighbours stay neighbours, starting from their first two
+    principal components. Equal input gives equal output on one machine.
 
     Args:
         perplexity: effective number of neighbours, below n - 1.
@@ -47,7 +47,7 @@ def tsne(
         exaggerated = step < _EXAGGERATED_STEPS
         phase = 0 if exaggerated else 1
         gradient = work.gradient(points, exaggerated)
-        # Section 3.4: a coordinate that keeps its direction goes faster (Jacobs 1988).
+        # Section 3.4: a coordinate that keeps its direction is accelerated (Jacobs 1988).
         turned = speed * gradient >= 0
         gains = np.where(turned, gains * 0.8, gains + 0.2)
         gains = np.maximum(gains, _LEAST_GAIN)
@@ -60,8 +60,8 @@ def tsne(
 def principal_components(
     features: Matrix,  # (n, d)
 ) -> tuple[Matrix, tuple[float, float]]:
-    """Projections (n, 2) on the first two principal components, and the parts of the variance that
-    these explain."""
+    """Projections (n, 2) on the first two principal components, and the shares of variance that
+    they explain."""
     centred = features - features.mean(0)
     images, width = centred.shape
     if images < width:
@@ -72,7 +72,7 @@ def principal_components(
         variances, vectors = np.linalg.eigh(centred.T @ centred)
         projected = centred @ vectors[:, :-3:-1]
 
-    # A component has no direction of its own: its longest projection points upwards.
+    # The sign of a component is arbitrary: make its longest projection positive.
     longest = np.abs(projected).argmax(0)
     projected = projected * np.sign(projected[longest, [0, 1]])
     first, second = variances[:-3:-1] / variances.clip(0).sum()
@@ -83,11 +83,11 @@ def joint_probabilities(
     features: Matrix,  # (n, d)
     perplexity: float,
 ) -> Matrix:  # (n, n) float32, sums to 1
-    """Probabilities of pairs to be neighbours, from Gaussians around each point whose widths give
+    """Probabilities that pairs are neighbours, from a Gaussian around each point whose width gives
     it `perplexity` neighbours (equations 1 and 2, symmetric)."""
     distances = _squared_distances(features.astype(np.float32))
     np.fill_diagonal(distances, np.inf)
-    distances -= distances.min(1, keepdims=True)  # so that no row of exponentials is all 0
+    distances -= distances.min(1, keepdims=True)  # so that not all exponentials of a row are 0
     np.fill_diagonal(distances, 0)
 
     conditional = _with_entropy(distances, np.log(perplexity))
@@ -97,7 +97,7 @@ def joint_probabilities(
 
 
 def divergence(joint: Matrix, points: Matrix) -> float:
-    """Kullback-Leibler divergence of the pairs in a plane from `joint`, in nats: what `tsne`
+    """Kullback-Leibler divergence of the pairs in a plane from `joint`, in nats, which `tsne`
     minimises."""
     kernel = 1 / (1 + _squared_distances(points.astype(np.float64)))
     np.fill_diagonal(kernel, 0)
@@ -114,8 +114,8 @@ def _squared_distances(points: Matrix) -> Matrix:
 
 
 def _with_entropy(distances: Matrix, entropy: float) -> Matrix:
-    """Rows exp(-precision x distance), normalised, each with the precision that gives its entropy,
-    which is bisected."""
+    """Normalised rows exp(-precision x distance), where bisection finds the precision that gives
+    each row this entropy."""
     count = len(distances)
     low = np.zeros(count, np.float32)
     high = np.full(count, np.inf, np.float32)
@@ -138,7 +138,7 @@ def _with_entropy(distances: Matrix, entropy: float) -> Matrix:
 
 
 class _Work:
-    """The matrices of pairs, which are made once: a step passes over them again and again."""
+    """Matrices of all pairs, allocated once, because every step passes over them several times."""
 
     def __init__(self, joint: Matrix):
         count = len(joint)
@@ -165,7 +165,7 @@ class _Work:
         return gradient
 
     def _student(self, points: Matrix) -> Matrix:
-        """The kernel 1 / (1 + |a - b|^2) of all pairs (n, n); 0 of a point with itself."""
+        """Kernel 1 / (1 + |a - b|^2) of all pairs (n, n); 0 for a point with itself."""
         squares = (points * points).sum(1)
         self._left[:, :2] = points
         self._left[:, 2] = 1 + squares
