@@ -211,7 +211,7 @@ def _module(code: Code) -> ModuleType:
 
     module = ModuleType(name)
     module.__file__ = code.path
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         exec(compile(code.text, code.path, "exec"), module.__dict__)
     except UserError as error:  # e.g. an invalid range

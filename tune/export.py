@@ -104,8 +104,8 @@ def export_model(
         format: one of `FORMATS`. MLflow's includes code and pinned requirements.
     Raises:
         UserError: there is no such study or completed trial, the record lacks trials, the format is
-            unknown, `out` contains something else, the images are not found or are others, or the
-            exported model does not reach the metric on record.
+            unknown, `out` contains something else, the images are missing or differ, or the
+            exported model does not reproduce the recorded metric.
     """
     _check_format(format)
     origin = of_study(wanted, storage)

@@ -26,7 +26,7 @@ def prepare_process() -> None:
     outlive_reader()
     hide_passwords()
     _refuse_lost_folder()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `startup.end_on_interrupt` has it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `startup.end_on_interrupt`
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -74,7 +74,7 @@ def _open_closed() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
 
 
 def hide_passwords() -> None:

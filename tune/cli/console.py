@@ -21,7 +21,7 @@ from tune.study.configurations import REFUSED
 _MAX_ENDED = 12  # ended trials in the table, best first
 _MAX_REPEATS = 4  # running repeats listed
 _BAR = 24  # characters
-_LOOK_S = 1.0  # between two looks for a first estimate
+_LOOK_S = 1.0  # seconds between two attempts at a first estimate
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
 
 

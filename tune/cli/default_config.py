@@ -227,6 +227,6 @@ def _metric_name(typed: str) -> str:
 
 def is_folder(data: str) -> bool:
     """True if `--data` names no embedded data set."""
-    from trainables.data import EMBEDDED  # it imports torch, for which a refusal should not wait
+    from trainables.data import EMBEDDED  # imports torch, which a refusal need not wait for
 
     return data not in EMBEDDED

@@ -106,7 +106,7 @@ def draw_missing(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0."""
+    """Run the command; return 0."""
     (task,) = sys.argv[1:] if argv is None else argv
     given = json.loads(task)
     claims = [DrawingClaim(Path(folder), token) for folder, token in given["claims"].items()]

@@ -1,4 +1,4 @@
-"""The comparison of settings as HTML."""
+"""Render the comparison of settings as HTML."""
 
 from markupsafe import Markup
 

@@ -179,7 +179,7 @@ def _explained_squares(
     design: np.ndarray,  # (n, k), NaN if a trial lacks the parameter
     ranks: np.ndarray,  # (n,)
     weights: np.ndarray,  # (B, n)
-    times: int,  # how often to correct for chance
+    times: int,  # number of times to correct for chance
 ) -> np.ndarray:  # (B,)
     """Compute the sum of squares that a least-squares fit explains among the trials that have the
     parameter."""

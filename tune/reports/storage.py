@@ -1,4 +1,4 @@
-"""Find the studies in a storage."""
+"""Find studies in a storage."""
 
 from pathlib import Path
 

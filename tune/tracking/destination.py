@@ -18,7 +18,7 @@ __all__ = ["Connection", "Destination", "Opening"]
 
 
 def _no_beat(seconds: float) -> None:
-    """Give no sign of life."""
+    """Give no sign of life (default of `Opening.beat`)."""
 
 
 def _fits(offset: object) -> bool:
@@ -27,7 +27,7 @@ def _fits(offset: object) -> bool:
 
 
 def _no_words(sentence: str) -> None:
-    """Say nothing."""
+    """Print nothing (default of `Opening.tell`)."""
 
 
 @dataclass(frozen=True)
