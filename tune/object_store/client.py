@@ -1,7 +1,7 @@
-"""The connection to an object store, and its many errors as the three that callers can act on.
+"""The connection to an object store. Its many errors become the three that callers can act on.
 
-Credentials, region and endpoint are those of boto3 (`AWS_...`, profiles, roles) and, for `gs://`,
-of Google's own tools (`google_store.py`).
+Credentials, region and endpoint come from boto3 (`AWS_...`, profiles, roles) and, for `gs://`, from
+Google's own tools (`google_store.py`).
 """
 
 import contextlib
@@ -41,11 +41,11 @@ class Unreachable(Exception):
 
 
 class Refused(UserError):
-    """The store answers and refuses. Only the user can mend that."""
+    """The store answers and refuses. Only the user can fix that."""
 
 
 class Taken(Exception):
-    """Another writer came first, so that the condition of a write does not hold."""
+    """Another writer was first, so that the condition of a write does not hold."""
 
 
 def connect_to(path: Path) -> Any:
@@ -57,7 +57,7 @@ def connect_to(path: Path) -> Any:
 def connect() -> Any:
     """Return this process's boto3 client, which its threads share.
 
-    It keeps the settings that the environment has at the first call.
+    It keeps the settings of the environment at the first call.
     """
     import boto3
     from botocore.config import Config
@@ -134,7 +134,7 @@ def _translated_boto(path: Path) -> Iterator[None]:
 
 
 def _answered(error: Exception, path: Path) -> Exception:
-    """Return our error for one that the store has answered with."""
+    """Return our error for one with which the store has answered."""
     code, url = error_code(error), address(path)
     bucket, _ = bucket_and_key(path)
 

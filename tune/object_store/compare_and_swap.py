@@ -1,5 +1,5 @@
-"""Compare-and-swap on one object: a write succeeds only if the object is still as its writer has
-last seen it."""
+"""Compare-and-swap on one object: a write succeeds only if the object is still as its writer last
+saw it."""
 
 import uuid
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ class CompareAndSwap:
     """One writer's view of an object, written with If-Match and If-None-Match.
 
     A machine that was taken for dead cannot overwrite what its successor has written, however late
-    its upload arrives. Contents must differ from one write to the next: the store tells them apart
-    by their etags.
+    its upload arrives. Contents must differ from one write to the next, because the store
+    distinguishes them by their etags.
 
     Args:
         path: the object's path on this machine.

@@ -1,8 +1,9 @@
-"""Configurations of somebody's own (`tune.study.enqueued`), which machines that share a study in an
-object store hand to each other.
+"""The user's own configurations (`tune.study.enqueued`), which machines that share a study in an
+object store exchange.
 
 The file has an object, to which lines are only added, by compare-and-swap. The machine that runs
-the study looks at it every few seconds; any other one that names a configuration adds to it.
+the study looks at it every few seconds. Any other machine on which the user names a configuration
+adds to it.
 """
 
 from pathlib import Path
@@ -20,13 +21,13 @@ class EnqueuedCopy:
         self.folder = folder
         self._path = folder / ENQUEUED
         self._seen: tuple[str | None, int] | None = None
-        """Etag of the object and bytes of the file when the two were alike."""
+        """Etag of the object and bytes of the file when the two were equal."""
 
     def exchange(self) -> None:
-        """Give both sides what either has; nothing is removed, and nothing is there twice.
+        """Give both sides what either has; nothing is removed, and nothing is duplicated.
 
         Raises:
-            Unreachable: the store does not answer, or others write to it all the time.
+            Unreachable: the store does not answer, or others keep writing to it.
             Refused, OSError
         """
         for _ in range(_TRIES):
@@ -60,11 +61,11 @@ class EnqueuedCopy:
 
 
 def share_enqueued(folder: Path) -> None:
-    """Bring what this machine has enqueued to the store, so that the machine which runs the study
-    finds it; nothing for an ordinary folder.
+    """Upload what this machine has enqueued, so that the machine that runs the study finds it; do
+    nothing for an ordinary folder.
 
     Raises:
-        UserError: the store does not answer, or is not to be written.
+        UserError: the store does not answer, or cannot be written.
     """
     if s3.address(folder) is None:
         return

@@ -1,8 +1,8 @@
 """Google's object store (`gs://`), with the methods of boto3's S3 client that `s3.py` calls.
 
-Its XML interface is S3's but for three things: a condition of a write names an object's generation
-in place of its etag, metadata have prefixes of their own, and requests carry a token of Google's.
-What is called ETag here is the generation, which changes with every write.
+Its XML interface is S3's with three differences: a condition of a write names an object's
+generation instead of its etag, metadata have prefixes of their own, and requests carry a token of
+Google's. ETag here means the generation, which changes with every write.
 
 https://cloud.google.com/storage/docs/xml-api/reference-headers
 """
@@ -22,16 +22,16 @@ _EMULATOR = "STORAGE_EMULATOR_HOST"
 """Google's own variable: address of a server that stands in for the store, without credentials."""
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _TIMEOUT_S = (5, 20)
-"""To connect, and between two parts of an answer."""
+"""Timeouts for connecting, and between two parts of an answer."""
 _META = "x-goog-meta-"
 _GENERATION = "x-goog-generation"
 _IF_GENERATION = "x-goog-if-generation-match"
 _CODES = {403: "403", 404: "NoSuchKey", 409: "409", 412: "412"}
-"""Status of an answer without a body, such as that to HEAD -> its code."""
+"""Status of an answer without a body, such as one to HEAD -> its error code."""
 
 
 class GoogleError(Exception):
-    """An answer that is none of success, in the form of boto3's errors."""
+    """An answer other than success, in the form of boto3's errors."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -39,7 +39,7 @@ class GoogleError(Exception):
 
 
 class Unanswered(Exception):
-    """The store could not be asked."""
+    """The store gave no answer."""
 
 
 class NoCredentials(Exception):
@@ -79,7 +79,7 @@ class GoogleStore:
 
     def get_object(self, *, Bucket: str, Key: str, Range: str | None = None) -> dict[str, Any]:
         """Begin to read an object."""
-        # What is stored is what is wanted: the store would unpack some.
+        # The content is wanted as it is stored: the store would decompress some objects.
         headers = {"Accept-Encoding": "gzip"}
         if Range is not None:
             headers["Range"] = Range
@@ -104,7 +104,7 @@ class GoogleStore:
         self._ask("PUT", Bucket, Key, headers={"x-goog-copy-source": source})
 
     def get_paginator(self, operation: str) -> "GoogleStore":
-        """The listing of objects, which is the only operation in pages."""
+        """Return the listing of objects, which is the only operation in pages."""
         assert operation == "list_objects_v2", operation
         return self
 
@@ -151,7 +151,7 @@ class GoogleStore:
 
 
 class _Body:
-    """The content of an object, which is still to be read."""
+    """The content of an object that is still to be read."""
 
     def __init__(self, answer: Any):
         self._answer = answer
@@ -218,7 +218,7 @@ def _described(headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _page(content: bytes) -> dict[str, Any]:
-    """A page of a listing."""
+    """Parse a page of a listing."""
     found = ElementTree.fromstring(content)
     for element in found.iter():
         element.tag = element.tag.rpartition("}")[2]  # without its namespace

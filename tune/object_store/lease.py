@@ -1,4 +1,4 @@
-"""The lease on a study in an object store: one driver at a time, on whatever machine.
+"""The lease on a study in an object store: one driver at a time, on any machine.
 
 An object names the driver, which renews it while it lives. Everything rests on conditional writes
 (If-Match, If-None-Match) and on the store's clock; machines' own clocks do not matter.
@@ -23,7 +23,7 @@ LEASE = "lease"
 """Name of the object in a study's folder."""
 RENEW_S = 20.0
 EXPIRES_S = 90.0
-"""A lease that was not renewed for so long belongs to a machine that is gone."""
+"""A lease that was not renewed for this long belongs to a machine that is gone."""
 _LOOK_S = 2.0
 
 
@@ -44,16 +44,16 @@ class Lease:
         self._lock = FileLock(folder / ".lease")
 
     def take(self, tell: Callable[[str], None]) -> None:
-        """Take the lease; wait for one to expire whose owner gives no sign of life.
+        """Take the lease. If its owner gives no sign of life, wait for it to expire.
 
         Args:
-            tell: receives one line if that wait is necessary.
+            tell: called with one line if that wait is necessary.
         Raises:
             UserError: the study is being run elsewhere, or the store does not answer.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-        # With the lock held, a lease of this machine is that of a process that was killed.
+        # While this process has the lock, a lease of this machine belongs to a killed process.
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -67,7 +67,7 @@ class Lease:
             raise
 
     def renew(self) -> bool:
-        """Renew the lease. False: another driver has it now.
+        """Renew the lease; return False if another driver has it now.
 
         Raises:
             Unreachable, Refused: it is not known who holds it; try again.
@@ -79,7 +79,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the lease back, if the last `renew` returned True.
+        """Release the lease, if the last `renew` returned True.
 
         If the store does not answer, the lease expires.
         """
@@ -107,7 +107,7 @@ class Lease:
         if not ours:
             self._wait(first, owner["host"], tell)
 
-        # If it was given back in the meantime this write fails too, and the next start succeeds.
+        # If it was released in the meantime, this write fails too, and the next start succeeds.
         self._write_or_refuse(owner["host"])
 
     def _wait(self, first: s3.Content, host: str, tell: Callable[[str], None]) -> None:

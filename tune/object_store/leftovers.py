@@ -1,8 +1,8 @@
-"""The copy of a study after a kill: what the killed process left there, and what it did not bring
-any more.
+"""The copy of a study after a kill: remove what the killed process left there, and upload what it
+did not.
 
-A process that is killed between a line of the log and what follows it in the store never comes back
-to it. So every start compares the two once.
+A process that is killed between a line of the log and the uploads that follow it never returns to
+them. So every start compares the two once.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def settle_copy(folder: Path) -> None:
 
 
 def _ended(folder: Path) -> list[tuple[Path, str]]:
-    """Folder and state of each trial and repeat that has ended, by the log on this machine."""
+    """Folder and state of each trial and repeat that has ended, from the log on this machine."""
     state = read_state(folder / LOG)
     runs = {WorkId(number): run for number, run in state.trials.items()}
     runs |= {WorkId(*key): run for key, run in state.repeats.items()}
@@ -48,7 +48,8 @@ def _ended(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _is_unfinished(run: Path, state: str, there: set[str]) -> bool:
-    """True where the store has files that are spent, or lacks some that this machine has."""
+    """True if the store has files that are no longer needed, or lacks some that this machine
+    has."""
     spent = set(spent_files(state))
     wanted = {path.name for path in files_to_upload(run)} - spent
     return bool(spent & there or wanted - there)

@@ -1,6 +1,6 @@
 """The object that belongs to a path.
 
-`--storage s3://bucket/prefix`, or `gs://bucket/prefix` for Google's store, is a folder of this
+`--storage s3://bucket/prefix`, or `gs://bucket/prefix` for Google's store, means a folder on this
 machine whose files have copies in a bucket, under the same names.
 
     ~/.cache/vistune/object-storage/s3/bucket/prefix/ssl/events.jsonl      is copied to
@@ -18,17 +18,18 @@ from trainables.files import default_cache_dir
 from tune.command_line import install_command
 
 _PACKAGES = {"s3": ("boto3", "aws"), "gs": ("google.auth", "gcp")}
-"""Scheme of an address -> the package that asks the store, and the extra that installs it."""
+"""Scheme of an address -> the package that talks to the store, and the extra that installs it."""
 _MIRRORS = "object-storage"
 
 
 def local_folder(storage: str) -> Path:
-    """Return the folder of this machine for a `--storage` value; for an object store, the folder
-    whose files are copied there.
+    """Return the folder on this machine for a `--storage` value. For an object store, this is the
+    folder whose files are copied there.
 
     Raises:
-        UserError: the value is empty or a URL that is not s3://bucket[/prefix], a folder that
-            MLflow's database cannot be in, or boto3 is not installed.
+        UserError: the value is empty or a URL other than s3://bucket[/prefix] and
+            gs://bucket[/prefix], MLflow's database cannot be in the folder, or the store's package
+            is not installed.
     """
     if not storage:
         raise UserError("--storage is empty: give a folder or s3://bucket/prefix, or leave it out")
@@ -65,7 +66,7 @@ def _is_installed(package: str) -> bool:
 def _folder(storage: str) -> Path:
     try:
         folder = Path(storage).expanduser().resolve()
-    except (RuntimeError, OSError) as error:  # pathlib's of a link to itself, or of ~somebody
+    except (RuntimeError, OSError) as error:  # a link to itself, or an unknown ~user
         why = first_line(error).rstrip(".")
         raise UserError(f"--storage {storage}: {why}; use another folder") from None
     misread = re.search(r"\?|%[0-9A-Fa-f]{2}", str(folder))
@@ -89,7 +90,7 @@ def address(path: Path) -> str | None:
 
 
 def scheme_of(path: Path) -> str:
-    """Return `s3` or `gs` of a path that belongs to an object store."""
+    """Return `s3` or `gs` for a path that belongs to an object store."""
     return _found(path)[0]
 
 
@@ -105,7 +106,7 @@ def _found(path: Path) -> tuple[str, str, str]:
 
 
 def _located(path: Path) -> tuple[str, str, str] | None:
-    """Scheme, bucket and key of a path."""
+    """Return scheme, bucket and key of a path; None for a path in an ordinary folder."""
     parts = path.parts
 
     for at in range(1, len(parts) - 2):

@@ -1,6 +1,6 @@
 """A study's event log and journal in an object store, uploaded in that order by conditional writes.
 
-`study_sync.py` says why.
+`study_sync.py` explains why.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tune.object_store.restore import JOURNAL, LOG, LOG_BYTES, remember, seen
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A study's record at one moment between two steps of the study."""
+    """A study's record at one moment, between two steps of the study."""
 
     log_bytes: int
     journal_bytes: int
@@ -33,7 +33,7 @@ class Record:
         self._log_of_journal = -1  # bytes of the log that the store's journal belongs to
 
     def look(self) -> None:
-        """See what the store has, which the first upload will replace.
+        """Look at what the store has, which the first upload will replace.
 
         Raises:
             UserError: another driver has run the study since `pull`.
@@ -52,8 +52,8 @@ class Record:
     def upload_first(self, snapshot: Snapshot, renew: Callable[[], bool]) -> None:
         """Upload a snapshot before the first step; arguments and errors as for `upload`.
 
-        If the store has this log already, only the journal is sent: nobody may touch the log until
-        it has arrived.
+        If the store already has this log, only the journal is sent: nobody may touch the log until
+        the journal has arrived.
         """
         if self._log_of_journal == snapshot.log_bytes:
             self.upload_journal(snapshot)
@@ -74,7 +74,8 @@ class Record:
         try:
             self.log.put(content)
         except s3.Taken:
-            # Written late by our predecessor, or by our successor, which then holds the lease.
+            # It was written late by our predecessor, or by our successor, which then holds the
+            # lease.
             self.log.etag = s3.etag(self.folder / LOG)
             if not renew():
                 raise
@@ -90,7 +91,7 @@ class Record:
 
 
 def overtaken(folder: Path) -> UserError:
-    """Return the refusal of a study that another machine has continued since `pull`."""
+    """Return the error for a study that another machine has continued since `pull`."""
     return UserError(
         f"study {folder.name!r} was continued elsewhere just now; run the same command again"
     )

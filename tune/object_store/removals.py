@@ -1,9 +1,9 @@
 """Moving and removing studies in an object store.
 
-A store has no rename. So the objects of a study that moves are copied, its event log last: a study
-is there for others from then on. That it has left the old place is noted (`removed.py`) before its
-log there is removed, the first of its objects: a study is gone from then on. Killed anywhere, the
-same command does the rest.
+A store has no rename. So the objects of a study that moves are copied, its event log last: from
+then on the study is there for others. Next, a note says that it has left the old place
+(`removed.py`). Then its objects there are removed, the log first: from then on it is gone. After a
+kill at any point, the same command does the rest.
 
 Whoever moves or removes a study holds its lease, and that of the new place.
 """
@@ -23,28 +23,28 @@ from tune.object_store.restore import JOURNAL, LOG, LOG_BYTES, MANIFEST
 from tune.study.identity import study_id
 
 _MOVED_LAST = (MANIFEST, JOURNAL, LOG)
-"""Files that the machine which moves a study sends itself: it may be ahead of the store."""
+"""Files that the machine that moves a study sends itself, because it may be ahead of the store."""
 
 Renew = Callable[[], None]
-"""Keeps the leases that are held; raises UserError where another machine has one."""
+"""Renews the leases that are held; raises UserError if another machine has one."""
 
 
 # -- what a command does
 
 
 def move_objects(root: Path, folder: Path, target: Path, renew: Renew) -> str:
-    """Move a study's or a group's objects, and return the etag that `restore.seen` shall return of
-    its new folder.
+    """Move the objects of a study or a group. Return the etag that `restore.seen` must return for
+    the new folder.
 
     Args:
-        root: the storage.
-        folder: where it is, on this machine too: not behind its copy.
-        target: where it shall be.
+        root: folder of the storage.
+        folder: present folder; on this machine it is not behind its copy.
+        target: new folder.
     Raises:
         Unreachable, Refused, OSError
     """
     identity = identity_here(folder)
-    if identity_there(target) != identity:  # else it was all there before a kill
+    if identity_there(target) != identity:  # otherwise everything was copied before a kill
         _copy_objects(folder, target, renew)
         s3.delete(note_of(root, target, identity))
         _send_record(folder, target)
@@ -57,7 +57,7 @@ def move_objects(root: Path, folder: Path, target: Path, renew: Renew) -> str:
 
 
 def delete_objects(root: Path, folder: Path, renew: Renew) -> None:
-    """Remove a study's or a group's objects for good.
+    """Remove the objects of a study or a group for good.
 
     Raises:
         Unreachable, Refused
@@ -67,7 +67,7 @@ def delete_objects(root: Path, folder: Path, renew: Renew) -> None:
 
 
 def remove_objects(folder: Path, renew: Renew = lambda: None) -> None:
-    """Remove all objects of a study but its lease, the log first.
+    """Remove all objects of a study except its lease, the log first.
 
     Raises:
         Unreachable, Refused
@@ -81,7 +81,7 @@ def remove_objects(folder: Path, renew: Renew = lambda: None) -> None:
 
 def finish_removals(root: Path) -> None:
     """Remove what killed commands have left of studies that are gone. A place that somebody holds
-    is left for a later command.
+    is left to a later command.
 
     Raises:
         Unreachable, Refused
@@ -94,13 +94,13 @@ def finish_removals(root: Path) -> None:
 
 
 def _is_held(folder: Path) -> bool:
-    """True where a machine has given a sign of life lately."""
+    """True if a machine has given a sign of life recently."""
     lease = s3.get(folder / LEASE)
     return lease is not None and lease.age_s < EXPIRES_S
 
 
 def _clear(folder: Path) -> None:
-    """Remove what lies in the place of a study that there is not."""
+    """Remove what lies in the place of a study that does not exist."""
     lease = Lease(folder)
     try:
         lease.take(lambda line: None)
@@ -115,7 +115,7 @@ def _clear(folder: Path) -> None:
 
 
 def renewing(leases: Sequence[Lease]) -> Renew:
-    """Return a function that renews leases where it is time, and raises UserError where another
+    """Return a function that renews leases when they are due, and raises UserError if another
     machine has one."""
 
     def renew() -> None:
@@ -131,7 +131,7 @@ def renewing(leases: Sequence[Lease]) -> Renew:
 
 
 def identity_there(folder: Path) -> str | None:
-    """Identity of a study or group by its log in the store; None where it has none.
+    """Identity of a study or group, from its log in the store; None if it has none there.
 
     Raises:
         Unreachable, Refused
@@ -143,7 +143,7 @@ def identity_there(folder: Path) -> str | None:
 
 
 def _copy_objects(folder: Path, target: Path, renew: Renew) -> None:
-    """Copy all objects but lease and record, and remove others that lie in the new place."""
+    """Copy all objects except lease and record, and remove any others from the new place."""
     left_out = {Path(name) for name in (LEASE, *_MOVED_LAST)}
     wanted = {path.relative_to(folder) for path in s3.below(folder)} - left_out
     for name in wanted:

@@ -1,9 +1,10 @@
-"""Notes about studies that have left their place in an object store: for good, or for another one.
+"""Notes about studies that have left their place in an object store, for good or for another one.
 
     <root>/.removed/<place>/<id>    {"to": "archived/toy"}, or {"to": ""} for good
 
-A note tells machines that have a folder of the study that this is no study of theirs alone, which
-nobody has copied yet. It holds as long as the store has no log of the study in that place.
+A note is for machines that have a folder of the study: without it, they would take the study for
+one of their own that nobody has uploaded yet. It is valid as long as the store has no log of the
+study in that place.
 """
 
 import contextlib
@@ -20,13 +21,13 @@ from tune.study.group import LOG
 from tune.study.identity import study_id
 
 REMOVED = ".removed"
-"""Folder of a storage with the notes, and with folders of this machine whose study has moved."""
+"""Folder of a storage for the notes, and for this machine's folders of studies that have moved."""
 
 
 def put_aside(root: Path) -> None:
-    """Take folders of this machine out of every list whose study has left its place in the store.
-    One that was deleted is removed; one that has moved is kept in `.removed`, as it may have what
-    the store has not.
+    """Hide this machine's folders of studies that have left their place in the store. The folder of
+    a deleted study is removed. That of a moved study is kept in `.removed`, because it may contain
+    what the store does not have.
 
     Raises:
         Unreachable, Refused, OSError
@@ -58,28 +59,28 @@ def _unused(folder: Path) -> Iterator[None]:
     """Hold the locks of a study that no process of this machine runs.
 
     Raises:
-        Timeout: one does.
+        Timeout: a process runs it.
     """
     with FileLock(folder / ".lock", timeout=0), FileLock(folder / ".lease", timeout=0):
         yield
 
 
 def identity_here(folder: Path) -> str:
-    """Identity of a study or group by its log on this machine."""
+    """Identity of a study or group, from its log on this machine."""
     events, _ = EventLog.read(folder / LOG, 0, limit=1)
     return study_id(events[0])
 
 
 def note_of(root: Path, folder: Path, identity: str) -> Path:
-    """Path of the note that a study with this identity has left a place."""
+    """Path of the note that says that a study with this identity has left a place."""
     return root / REMOVED / folder.relative_to(root) / identity
 
 
 def note_removal(root: Path, folder: Path, to: str) -> None:
-    """Note that the study of this machine's folder leaves its place.
+    """Note that the study in a folder of this machine leaves its place.
 
     Args:
-        to: its new place in the storage; "" where it is deleted.
+        to: its new place in the storage; "" if it is deleted.
     Raises:
         Unreachable, Refused
     """

@@ -1,4 +1,4 @@
-"""Bring the records of studies from an object store to this machine."""
+"""Download the records of studies from an object store to this machine."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ _SEEN = ".copied"
 
 
 def seen(folder: Path) -> str:
-    """Return the etag of the journal (of a group: of the log) that this folder was last equal to,
-    or ahead of; "" if none."""
+    """Return the etag of the journal (for a group: of the log) that this folder was last equal to,
+    or ahead of; "" if there is none."""
     note = folder / _SEEN
     return note.read_text() if note.exists() else ""
 
@@ -34,7 +34,7 @@ def remember(folder: Path, etag: str) -> None:
 
 
 def pull(storage: Path) -> None:
-    """Bring the record of every study of an object store to `storage`, and put those aside that
+    """Download the record of every study of an object store to `storage`, and put those aside that
     have left it; do nothing for an ordinary folder.
 
     Raises:
@@ -52,7 +52,7 @@ def pull(storage: Path) -> None:
 
 
 def pull_study(folder: Path) -> None:
-    """Bring one study, or the log of a group, up to its copy.
+    """Bring one study, or the log of a group, up to date with its copy.
 
     Does nothing if this folder is ahead of the copy, or if a driver runs the study on this machine.
 
@@ -81,7 +81,7 @@ def _update(folder: Path, head: str, is_study: bool) -> None:
     if newest is None:
         return
 
-    # A journal without the length was copied there by other means.
+    # A journal without this length was copied there by other means.
     length = int(newest.meta[LOG_BYTES]) if LOG_BYTES in newest.meta else None
     log = newest if head == LOG else s3.get(folder / LOG, length)
     if log is None:
@@ -105,8 +105,8 @@ def _update(folder: Path, head: str, is_study: bool) -> None:
 
 
 def _as_a_copy(mine: bytes, theirs: bytes) -> bytes:
-    """The log of this machine with the first event of the store's, where another machine has given
-    a copied study an identity of its own since."""
+    """Return this machine's log with the first event of the store's log, if another machine has
+    since given a copied study an identity of its own."""
     own, _, rest = mine.partition(b"\n")
     first = theirs.partition(b"\n")[0]
     with contextlib.suppress(ValueError):
@@ -116,12 +116,12 @@ def _as_a_copy(mine: bytes, theirs: bytes) -> bytes:
 
 
 def _replace(folder: Path, log: bytes, journal: bytes, is_study: bool) -> None:
-    """Make the study's folder what the store has.
+    """Replace the study's folder with what the store has.
 
-    The log comes last: a kill in the middle leaves the folder behind its copy, so that the next
-    start does this again.
+    The log comes last: a kill in between leaves the folder behind its copy, so the next start does
+    this again.
     """
-    # Files of an earlier state; those that are needed are downloaded when they are.
+    # Files of an earlier state. Those that are needed later are downloaded then.
     shutil.rmtree(folder / "trials", ignore_errors=True)
 
     if is_study:
@@ -133,7 +133,7 @@ def _replace(folder: Path, log: bytes, journal: bytes, is_study: bool) -> None:
 
 
 def _create_marks(trials: Path) -> None:
-    """Create the empty files of the store, whose names say everything."""
+    """Create the store's empty files, whose names say everything."""
     for path, entry in s3.below(trials).items():
         if entry.bytes == 0:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -161,8 +161,8 @@ def download(
 
 
 def copy_object(source: Path, target: Path) -> None:
-    """Copy the object of one path to that of another within the store, metadata too; nothing where
-    there is none.
+    """Copy the object of one path to that of another within the store, including metadata; do
+    nothing if there is none.
 
     Raises:
         Unreachable, Refused
@@ -281,7 +281,7 @@ def copy(path: Path) -> Path:
     path.
 
     Raises:
-        UserError: the store does not take it.
+        UserError: the store refuses it, or cannot be reached.
     """
     if address(path) is None:
         return path
@@ -300,7 +300,7 @@ def present(path: Path) -> Path:
     path. The file may still be missing.
 
     Raises:
-        UserError: the store does not give it.
+        UserError: the store refuses it, or cannot be reached.
     """
     if address(path) is not None and not path.exists():
         with needed(path):
@@ -314,7 +314,7 @@ def present_in(folder: Path) -> Path:
     if the folder belongs to an object store; return the folder.
 
     Raises:
-        UserError: the store does not give them.
+        UserError: the store refuses them, or cannot be reached.
     """
     if address(folder) is None:
         return folder

@@ -15,7 +15,7 @@ opening the study has added a line. From then on no journal of the old head can 
 to a log which the new one has replaced. The lease alone, which depends on time, could not promise
 that.
 
-An event that is not in the store does not exist for others: MLflow is told of it after its upload
+An event that is not in the store does not exist for others, so MLflow gets it only after its upload
 (`StudyCopy.known`).
 """
 
@@ -46,11 +46,10 @@ Tell = Callable[[str], None]
 
 
 class StudyCopy:
-    """The copy of the study that this process is about to run, in `folder`; an observer of the
-    study.
+    """The copy of the study in `folder`, which this process is about to run. It observes the study.
 
     Args:
-        tell: receives one line when uploads begin to fail, and one when they work again.
+        tell: called with one line when uploads begin to fail, and with one when they work again.
         stop: called when another driver has taken the study over.
     """
 
@@ -67,19 +66,19 @@ class StudyCopy:
         # written by the uploader's thread
         self._uploaded: Snapshot | None = None
         self._uploaded_at = 0.0
-        self._settled = 0  # how many of the ended trials have their final files in the store
+        self._settled = 0  # number of ended trials whose final files are in the store
         self._retry_s: float | None = None  # None while uploads work
         self._lost = False
-        self._is_settled = False  # what earlier starts have left
+        self._is_settled = False  # True once leftovers of earlier starts are settled
 
         # pictures and exports; added by any thread, removed by the uploader's
         self._artifacts: deque[Path] = deque()
 
     def take(self) -> None:
-        """Make this process the only one that runs the study; before the study is opened.
+        """Make this process the only one that runs the study. Call this before the study is opened.
 
         Raises:
-            UserError: another one runs it, or has run it since `pull`; or the store does not
+            UserError: another process runs it, or has run it since `pull`; or the store does not
                 answer.
         """
         self._lease.take(self.tell)
@@ -97,16 +96,16 @@ class StudyCopy:
             remove_objects(self.folder)
 
     def give_back(self) -> None:
-        """Give the study back."""
+        """Release the lease on the study."""
         self._lease.release()
 
     def start(self, *files: Path) -> None:
         """Make the first upload, and start the thread for the others.
 
         Args:
-            files: of this machine, which trials on others need.
+            files: files of this machine that trials on other machines need.
         Raises:
-            UserError: the store does not take it, or another driver has taken the study over.
+            UserError: the store refuses it, or another driver has taken the study over.
         """
         self._look()
         try:
@@ -125,9 +124,10 @@ class StudyCopy:
         self._uploader.start()
 
     def _update_manifest(self) -> None:
-        """Upload a manifest that has changed: that of a copy, say, which has a name of its own now.
+        """Upload the manifest if it has changed, for example that of a copy, which now has its own
+        name.
 
-        After the record: the identity of a copy is in its log.
+        It follows the record, because the identity of a copy is in its log.
         """
         path = self.folder / MANIFEST
         there = s3.get(path)
@@ -149,13 +149,13 @@ class StudyCopy:
             self._uploader.wake()
 
     def known(self) -> float:
-        """Return how many bytes of the log the store has."""
+        """Return the number of bytes of the log that the store has."""
         return 0 if self._uploaded is None else self._uploaded.log_bytes
 
     def close(self, patience_s: float) -> bool:
         """Make a last upload and wait for it, at most `patience_s` seconds.
 
-        Returns True if the store has everything; then the lease is given back.
+        Returns True if the store has everything; the lease is then released.
         """
         self._look()
         ended = self._uploader.finish(patience_s)
@@ -183,7 +183,7 @@ class StudyCopy:
             self.stop("another machine has taken this study over")
             return None
         except Exception as error:
-            # Whatever it is, the next try may succeed, and no trial should notice.
+            # Whatever the error is, the next try may succeed, and no trial should notice.
             return self._failed(error, finishing)
 
         if self._retry_s is not None:
@@ -228,7 +228,7 @@ class StudyCopy:
             self._settled += 1
 
     def _settle_once(self) -> None:
-        """Finish what a killed process has left of its runs' copies."""
+        """Finish the copies of runs that a killed process has left unfinished."""
         if not self._is_settled:
             settle_copy(self.folder)
             self._is_settled = True
@@ -236,7 +236,7 @@ class StudyCopy:
     def _upload_artifacts(self) -> None:
         while self._artifacts:
             path = self._artifacts[0]
-            # The process that trained the trial has sent its export, with metadata.
+            # The process that trained the trial has already sent its weights, with metadata.
             sent = path.name == BEST and s3.etag(path)
             if path.exists() and not sent:
                 s3.put_file(path)
@@ -254,7 +254,7 @@ class StudyCopy:
 @contextlib.contextmanager
 def opened(folder: Path, tell: Tell, stop: Tell) -> Iterator[StudyCopy | None]:
     """Hold a study of an object store while it is opened: nobody else runs it from now on. An
-    exception in the block gives it back. Yields None for an ordinary folder.
+    exception in the block releases it. Yields None for an ordinary folder.
 
     Raises:
         UserError: another driver runs it, or has run it since `pull`; or the store does not
@@ -276,12 +276,12 @@ def opened(folder: Path, tell: Tell, stop: Tell) -> Iterator[StudyCopy | None]:
 def copy_group_log(folder: Path) -> None:
     """Upload the log of a group; do nothing for an ordinary folder.
 
-    A group needs no lease: it has no trials, and what one run has said of its table the next one
-    says again.
+    A group needs no lease: it has no trials, and the next run states again what a run has said
+    about its table.
 
     Raises:
-        UserError: another machine has uploaded its own since `pull`, which is here now; or the
-            store does not take it.
+        UserError: another machine has uploaded its own log since `pull` (it is downloaded now), or
+            the store refuses it.
     """
     log = folder / LOG
     if s3.address(log) is None:

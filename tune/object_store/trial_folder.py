@@ -1,6 +1,7 @@
-"""The files of a trial's folder that belong in an object store, and their configuration.
+"""The files of a trial's folder that belong in an object store, and the configuration in their
+metadata.
 
-Imports no torch: the head uses it too.
+Imports no torch, because the head uses it too.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from tune.study.run_configs import CONFIG_FILE
 
 CONFIG = "config"
 """Key of an object's metadata: digest of the trial's config."""
-_NOTES = (HISTORY, FIRST_EPOCH)  # without them no other machine could resume
+_NOTES = (HISTORY, FIRST_EPOCH)  # without them another machine could not resume
 
 
 def config_meta(config: Mapping[str, Any]) -> dict[str, str]:
@@ -40,7 +41,7 @@ def _is_uploaded(path: Path) -> bool:
 
 
 def spent_files(state: str) -> tuple[str, ...]:
-    """Names of the files that a run which ended in this state needs no more."""
+    """Names of the files that a run no longer needs once it has ended in this state."""
     notes = (LAST, *_NOTES)
     return notes if state == "COMPLETE" else (*notes, BEST)
 
@@ -48,8 +49,8 @@ def spent_files(state: str) -> tuple[str, ...]:
 def upload_ended(folder: Path, state: str) -> None:
     """Bring the copy of an ended trial to its final state.
 
-    Checkpoint and notes are removed, as the trial will not be resumed; so is the export of a trial
-    that did not complete. Whatever else it left on this machine is uploaded.
+    Checkpoint and notes are removed, because the trial will not be resumed. The weights of a trial
+    that did not complete are removed too. Whatever else it left on this machine is uploaded.
 
     Raises:
         Unreachable, Refused, OSError
@@ -69,8 +70,8 @@ def upload_ended(folder: Path, state: str) -> None:
 
 
 def _is_copy(entry: s3.ObjectInfo | None, path: Path) -> bool:
-    """Compare by the etag, which is the MD5 of the content unless the store encrypts with a key of
-    its own; then the file is sent once more."""
+    """Compare by the etag, which is the MD5 of the content, unless the store encrypts with a key of
+    its own; then the file is sent again."""
     if entry is None:
         return False
 

@@ -1,10 +1,10 @@
 """A trial's folder and its copy in an object store, in the process that trains. Another process, on
 any machine, resumes from the copy.
 
-Checkpoints are written to this machine's disk as without an object store. A thread uploads what has
-changed, the checkpoint last and at most every half minute; what a lost machine has not uploaded is
-trained again. The metadata of every object names the configuration: after the loss of the head a
-trial number may be given to another one.
+Checkpoints are written to this machine's disk, as without an object store. A thread uploads what
+has changed, the checkpoint last and at most every half minute. What a lost machine has not uploaded
+is trained again. The metadata of every object names the configuration, because after the loss of
+the head a trial number may go to another one.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _EVERY_S = 30.0
 _RETRY_S = 5.0
 _STOP_S = 1.0
 PATIENCE_S = 60.0
-"""The end of a trial waits so long for its uploads; afterwards the thread keeps trying."""
+"""Maximum time that the end of a trial waits for its uploads; the thread then keeps trying."""
 
 _NOTE = ".copied"
 """JSON file: digest of the config, and etag of the checkpoint's copy that this folder was last
@@ -47,10 +47,10 @@ def copied(
     folder, which has no copy.
 
     Args:
-        holds_history: the checkpoint is one of `fit`, with the metrics of its epochs; a function or
-            a script has its own.
+        holds_history: the checkpoint was written by `fit` and contains the metrics of its epochs; a
+            function or a script has its own.
     Raises:
-        Refused: the store does not let this machine in.
+        Refused: the store denies access.
     """
     if s3.address(folder) is None:
         yield None
@@ -66,7 +66,7 @@ def copied(
 
 @dataclass(frozen=True)
 class Version:
-    """Tells one content of a file from the next: every write replaces the file."""
+    """Distinguishes one content of a file from the next: every write replaces the file."""
 
     mtime_ns: int
     inode: int
@@ -84,7 +84,7 @@ class TrialCopy:
     """The copy of one trial or repeat, in this process.
 
     Attributes:
-        complete: set it when the trial has run to its end.
+        complete: set this once the trial has run to its end.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TrialCopy:
         self._digest = self._meta[CONFIG]
         self._uploader = Uploader("trial copy", self._upload)
 
-        # A repeat's folder is in that of its trial.
+        # A repeat's folder is inside that of its trial.
         study_folders = (folder.parents[1], folder.parents[2])
         self._on_head = any((study / _HEAD).exists() for study in study_folders)
         self._folder_is_ours = runtime.rank == 0
@@ -106,14 +106,14 @@ class TrialCopy:
         self._checkpoint_sent_at = -float("inf")
 
     def begin(self) -> None:
-        """Fetch what another machine has done of this trial, and report epochs that a restored
+        """Download what another machine has done for this trial, and report epochs that a restored
         record may lack.
 
         Raises:
-            Refused: the store does not let this machine in.
+            Refused: the store denies access.
         """
         if self.runtime.rank == 0:
-            # Without the store, the trial resumes from what is here, or starts.
+            # Without the store, the trial resumes from the local files, or starts.
             with contextlib.suppress(s3.Unreachable):
                 self._fetch()
 
@@ -125,7 +125,7 @@ class TrialCopy:
             self._report_again()
 
     def share(self, name: str) -> None:
-        """Bring a file of rank 0's folder into that of every worker, which may be on another
+        """Copy a file from rank 0's folder to that of every worker, which may be on another
         machine."""
         if self.runtime.world_size == 1:
             return
@@ -152,11 +152,11 @@ class TrialCopy:
             write_atomically(path, content)
 
     def end(self) -> None:
-        """End the uploads. For a complete trial on another machine than the head's, wait a while
-        until its files are in the store; the head has them on its own disk."""
+        """End the uploads. If a complete trial is not on the head's machine, wait a while until its
+        files are in the store; the head has them on its own disk."""
         if self._uploader.started:
             if self.complete and not self._on_head:
-                self._uploader.finish(PATIENCE_S)  # the thread leaves the folder
+                self._uploader.finish(PATIENCE_S)  # the thread then removes the folder's files
                 return
 
             self._uploader.abandon(_STOP_S)
@@ -196,7 +196,7 @@ class TrialCopy:
         return meta.get(CONFIG, self._digest) == self._digest
 
     def _noted(self) -> str | None:
-        """Return the noted etag; None if the note is missing or of another configuration."""
+        """Return the noted etag; None if the note is missing or about another configuration."""
         with contextlib.suppress(OSError, ValueError):
             note = json.loads((self.folder / _NOTE).read_text())
             if note[CONFIG] == self._digest:
@@ -256,8 +256,8 @@ class TrialCopy:
                 self._sent[LAST] = version
 
     def _snapshot(self) -> Snapshot:
-        """Look at the files other than the checkpoint. A file may be newer when it is sent; then it
-        is sent once more."""
+        """List the files other than the checkpoint, with versions. A file that is newer when it is
+        sent is sent once more."""
         return {
             path.name: Version.of(path.stat())
             for path in files_to_upload(self.folder)
@@ -265,8 +265,8 @@ class TrialCopy:
         }
 
     def _leave(self) -> None:
-        """Remove the files of a folder that was scratch. Only the head's folder lasts; a repeat may
-        be at work in a folder inside."""
+        """Remove the files of a temporary folder. Only the head's folder is kept. A repeat may be
+        running in a folder inside this one."""
         if self._on_head or not self._folder_is_ours:
             return
 

@@ -8,7 +8,7 @@ class Uploader:
     """A daemon thread that calls `upload` until nothing more is to come.
 
     Args:
-        name: of the thread.
+        name: name of the thread.
         upload: uploads what has changed. Its argument is True once `finish` was called. It returns
             the seconds to wait before the next call, or None to end the thread. It must not raise.
     """
