@@ -69,8 +69,8 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
         polynomial     f + (1 - f) (1 - t) ^ power
         one_cycle      half a cosine from the initial fraction to 1 at the last step of the
                        warm-up, then half a cosine to f at the last step (Smith & Topin 2018)
-        cosine_restarts  a cosine in each of several periods, which fill the run; each is
-                       `period_growth` times as long as the previous one (same equation 5)
+        cosine_restarts  a cosine in each of several periods that fill the run, each `period_growth`
+                       times as long as the previous one (Loshchilov & Hutter 2017, equation 5)
     Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR, PolynomialLR,
     OneCycleLR (without momentum cycling) and CosineAnnealingWarmRestarts.
     `step` is in [0, total_steps]; a warm-up starts above 0, and step W is the peak.
@@ -107,8 +107,8 @@ def _half_cosine(t: float, first: float, last: float) -> float:
 
 
 def _one_cycle(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
-    """Rate relative to the peak. As in torch, the peak is one step before the end of the warm-up,
-    or at the first step if there is no warm-up."""
+    """Rate relative to the peak. As in torch, the peak is at the last step of the warm-up, or at
+    the first step of a run without a warm-up."""
     last_step = max(1, total_steps - 1)
     top = max(0.0, schedule.warmup_frac * total_steps - 1)
     if step < top:

@@ -392,7 +392,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
             yield from evaluation_batches(images, rows, self.config, self.normalize, self.device)
 
     def check(self, history: list[Metrics]) -> None:
-        """Raise `TrialFailed` (`collapse`) if the projections of the last epochs coincide."""
+        """Raise `TrialFailed` (`collapse`) if projections nearly coincide in the last epochs."""
         val = self.config.val
         recent = [metrics["val/std"] for metrics in history[-val.collapse_epochs :]]
         if len(recent) == val.collapse_epochs and max(recent) < val.collapse_std:

@@ -1,5 +1,5 @@
-"""Stores larger than memory: rows are read from disk when needed, all rows of a batch at once, and
-nothing around them.
+"""Stores of at least half the memory: rows are read from disk when needed, all rows of a batch at
+once, and nothing around them.
 
 By default, the kernel reads 128 KB around every row, one row after another. A store that fits into
 memory is soon cached completely, and advice would only cost time.
@@ -17,7 +17,7 @@ _LARGE = 0.5  # of the memory
 
 
 def read_rows_alone(array: np.ndarray) -> None:
-    """Stop the kernel from reading ahead in a memory-mapped array that is too large for memory."""
+    """Stop the kernel from reading ahead in a memory-mapped array of at least half the memory."""
     mapped = _map_of_large(array)
     if mapped is not None:
         mapped.madvise(mmap.MADV_RANDOM)
@@ -27,8 +27,8 @@ def fetch(
     array: np.ndarray,  # (N, ...)
     rows: np.ndarray,  # (B,) int64
 ) -> None:
-    """Tell the kernel to read these rows, without waiting for it, if the array is too large for
-    memory."""
+    """Tell the kernel to read these rows, without waiting for it, if the array takes at least half
+    the memory."""
     mapped = _map_of_large(array)
     if mapped is None:
         return
