@@ -87,7 +87,7 @@ class DataConfig:
     layout: str = AUTO
     """Layout of a folder (docs/data.md); "auto" recognises it."""
     on_device: OnDevice = "auto"
-    """Where the image store is while a GPU trains. auto: on the GPU, if it takes at most 40 % of
+    """Place of the image store while a GPU trains. auto: on the GPU, if it takes at most 40 % of
     the free memory there; never: in main memory, from which batches are copied ahead."""
     domain: str = ""
     """Folder inside the data folder to use instead of it. In a tree <domain>/<class>/, several

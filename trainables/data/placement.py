@@ -50,7 +50,7 @@ class DeviceRows:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a data set's store is placed, decided before a trial."""
+    """Place of a data set's store, decided before a trial."""
 
     fits: bool
     """True if the store is, or may be, on the device."""
