@@ -1,5 +1,5 @@
 """Start Ray, and the template of trials' processes, while the driver still reads the data. Both
-take seconds, on another core. Nothing is imported from Ray before that."""
+take seconds, on another core. This module imports no Ray before that."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def release() -> None:
 
 
 def abandon() -> None:
-    """Stop Ray in order if it was started and nobody has taken it."""
+    """Stop Ray in an orderly way if it was started and nobody has taken it."""
     begun = take()
     if begun is None:
         return

@@ -15,7 +15,7 @@ from trainables.files import BEST, HISTORY, LAST
 NEXT = ".next.pt"
 """A save whose epoch has not been reported yet."""
 OURS = "vistune"
-"""Key in a checkpoint for what is not the function's own."""
+"""Key in a checkpoint for vistune's own data."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from trainables.outcomes import ImageOutcomes
 
 _STEPS = 1_000_000
-"""Scores other than 0 and 1 are stored as a number of such parts of 1."""
+"""Number of steps in [0, 1] to which scores other than 0 and 1 are rounded."""
 _TOLERANCE = 1e-4  # between a metric and the mean of its scores
 
 

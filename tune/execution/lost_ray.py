@@ -17,7 +17,7 @@ from tune.study.disk import StudyEnds
 _LOOK_S = 1.0
 _LOOK_AT_CLUSTER_S = 10.0
 _GRACE_S = 15.0
-"""Time that calls to a Ray that is gone are waited for; they may never return."""
+"""Time to wait for calls to a Ray that is gone; they may never return."""
 _NEEDED = ("gcs_server", "raylet")
 
 

@@ -279,8 +279,7 @@ def _lean(dashboard: bool) -> Iterator[None]:
 def patient(
     get_node: Callable[..., Any], timeout_s: float = _START_TIMEOUT_S
 ) -> Callable[..., Any]:
-    """Wrap Ray's function that looks for a node which has just been started: it waits for the
-    node."""
+    """Wrap Ray's function that looks up a newly started node, so that it waits for the node."""
 
     @functools.wraps(get_node)
     def wait(*args: Any, **options: Any) -> Any:
@@ -297,7 +296,7 @@ def patient(
 
 
 def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap Ray's function that starts a raylet: it uses our script for starting workers."""
+    """Wrap Ray's function that starts a raylet, so that it uses our script for starting workers."""
     signature = inspect.signature(start_raylet)
 
     @functools.wraps(start_raylet)
@@ -310,7 +309,7 @@ def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_silent_agent(start_process: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap Ray's function that starts a process: a raylet gets our agent."""
+    """Wrap Ray's function that starts a process, so that a raylet gets our agent."""
     rays = subprocess.list2cmdline([str(Path(services.RAY_PATH) / "dashboard" / "agent.py")])
     ours = subprocess.list2cmdline([_AGENT])
 

@@ -1,5 +1,5 @@
-"""Study -> Ray Tune. The study decides what runs and what stops (`tune_callbacks.py`). Tune brings
-it to free processes, and notices when one dies.
+"""Study -> Ray Tune. The study decides what runs and what stops (`tune_callbacks.py`). Tune assigns
+the work to free processes, and notices when one dies.
 
 Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder
 holds everything that must last.

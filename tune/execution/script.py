@@ -162,8 +162,8 @@ class Script:
         return sources
 
     def _clear(self, directory: Path, sources: list[Tail]) -> None:
-        """Make sure that nothing of an earlier start is read. Its metrics are removed, so all that
-        the file contains later is of this start, whether the command appends to it or writes it
+        """Make sure that nothing of an earlier start is read. Its metrics are removed, so the file
+        then contains only metrics of this start, whether the command appends to it or writes it
         anew."""
         for source in sources:
             is_output = source.path.name == OUTPUT

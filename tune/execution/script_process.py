@@ -1,4 +1,5 @@
-"""The process of a command, which ends with the process that started it, and its failure."""
+"""The process of a command, which ends with the process that started it; the message of a
+failure."""
 
 import subprocess
 import sys

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OUTPUT = "output.txt"
 STDOUT = "-"
-"""Means standard output, in place of a file of metrics."""
+"""Stands for standard output, in place of a file of metrics."""
 
 _TEST = "test/"
 _OF_IMAGES = ("per_image", "groups")

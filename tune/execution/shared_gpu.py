@@ -7,7 +7,7 @@ from dataclasses import dataclass
 MOST = 8
 """Maximum number of trials that share a GPU."""
 _GAIN = 1.1
-"""Twice as many trials must get this much more done, because each of them takes longer."""
+"""Twice as many trials must get this many times as much done, because each of them takes longer."""
 _BUSY = 0.9
 """A GPU that computes for this part of the time has no capacity for more trials."""
 _MEMORY = 0.9
@@ -67,7 +67,7 @@ def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Cho
 
 
 def _doubled(most: int) -> Iterator[int]:
-    """Yield 2, 4, ..., and last `most`."""
+    """Yield 2, 4, 8, ..., ending with `most`."""
     count = 1
     while count < most:
         count = min(2 * count, most)

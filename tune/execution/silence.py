@@ -1,9 +1,9 @@
 """Functions and commands that hang: nothing is heard of them for many times a usual epoch
 (`--hung-after N`).
 
-A command is ended. A function is ended by an exception in its thread. If it waits inside C code,
-only the main thread can be interrupted. In any other thread, the process ends itself, and leaves a
-note from which the next process knows that the trial has failed.
+A command is ended. A function is ended by an exception in its thread. A function that waits inside
+C code can be interrupted only in the main thread. In any other thread, the process ends itself, and
+leaves a note from which the next process knows that the trial has failed.
 
     .hung.json    {"error": how long, and where the function stood}
 """
@@ -74,8 +74,8 @@ class Silence:
             self._is_answered = True
 
     def overdue(self) -> str:
-        """Return a line on how long nothing was heard, if that is too long; "" if it is not, or if
-        no epoch is known yet."""
+        """Describe for how long nothing was heard, if that is too long; "" if it is not, or if no
+        epoch is known yet."""
         # Checked first: a run that gets its answer between the two lines has just been heard.
         is_known = self.is_limited and self._usual_s > 0 and self._is_answered
         silent_s = time.monotonic() - self._heard_at

@@ -63,7 +63,7 @@ class StorageGuard:
 
 
 class StudySearcher(_Unpickled, Searcher):
-    """Hands the study's work to Tune, up to `limit()` pieces at a time."""
+    """Hands the study's work to Tune, up to `limit()` pieces of work at a time."""
 
     def __init__(
         self,

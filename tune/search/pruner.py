@@ -29,8 +29,8 @@ class DurableHalving(BasePruner):
     are compared at the same place in their schedules.
 
     Args:
-        epochs: epochs of a trial that runs to its end; 0: each trial says its own (`EPOCHS`), and
-            is not stopped before it has.
+        epochs: epochs of a trial that runs to its end; 0: each trial reports its own (`EPOCHS`),
+            and is not stopped before it has.
         version: version of the rule, or its name (`tune.search.rungs.RULES`).
     """
 
@@ -65,8 +65,8 @@ class DurableHalving(BasePruner):
 
     def lacks_rungs(self, study: Study, trial: FrozenTrial) -> bool:
         """True if a trial has a value at a rung's epoch but is not recorded at the rung, so that
-        later trials are compared with fewer. Always False for a trial that says its own number of
-        epochs."""
+        later trials are compared with fewer. Always False for a trial that reports its own number
+        of epochs."""
         if EPOCHS in trial.user_attrs or not self._epochs:
             return False
         epochs = _epochs_of(trial, self._epochs)
@@ -179,10 +179,10 @@ def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:
 
 
 def longest(trials: Sequence[FrozenTrial], epochs: int) -> int:
-    """Return the epochs of the study's trials: those of the longest that has said its own.
+    """Return the epochs of the study's trials: those of the longest that has reported its own.
 
     Args:
-        epochs: epochs of a trial that has not said its own; 0: not known.
+        epochs: epochs of a trial that has not reported its own; 0: not known.
     """
     return max((trial.user_attrs.get(EPOCHS, epochs) for trial in trials), default=epochs)
 
@@ -192,8 +192,8 @@ def _end(trial: FrozenTrial) -> float | None:
 
 
 def _epochs_of(trial: FrozenTrial, epochs: int) -> int:
-    """Epochs of a trial that runs to its end: its own if it has said them or they are searched, or
-    else those of the study."""
+    """Epochs of a trial that runs to its end: its own if it has reported them or they are searched,
+    or else those of the study."""
     own = trial.user_attrs.get(EPOCHS)
     if own is not None:
         return int(own)

@@ -64,7 +64,7 @@ def seen_in(folder: Path) -> Seen:
 def occupied_seconds(state: LogState) -> float:
     """Seconds in which runs were active, without interruptions.
 
-    If a run was resumed, runs that overlap are added up.
+    If any run was resumed, the times of all runs are added up, even if they overlap.
     """
     if any(run.attempts > 1 for run in state.runs.values()):
         return sum(run.occupied_ms for run in state.runs.values()) / 1000
@@ -169,7 +169,7 @@ class Agenda:
         return mean(known) if known else min(lengths.values())
 
     def _own_by_kind(self, lengths: dict[str, float], now: float) -> float:
-        """Seconds that the running study still needs, judged by others of its kind."""
+        """Seconds that the running study still needs, estimated from others of its kind."""
         for study in self._studies:
             if study.name == self._running:
                 return max(0.0, self._length(study, lengths) - (now - self._began))

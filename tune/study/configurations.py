@@ -87,7 +87,7 @@ class Configurations:
                 self._database.enqueue_next(params, own=True)
 
     def _take_warm_turn(self) -> None:
-        """Enqueue a configuration of the earlier study if it has the next turn."""
+        """Enqueue a configuration of the earlier study if the next trial is its turn."""
         start = self._manifest.warm_start
         if start is None or self._database.is_waiting():
             return

@@ -1,6 +1,6 @@
 """Adopt a study's folder that was copied or moved by hand: the study takes the folder's name.
 
-A copy becomes a study of its own. It keeps the name that it began with for its draws and seeds.
+A copy becomes a study of its own. Its draws and seeds still depend on the name that it began with.
 MLflow identifies a study by the first event of its log; there the copy gets runs of its own.
 """
 
@@ -87,7 +87,8 @@ def _is_there(original: Path, manifest: Manifest) -> bool:
 
 
 def _begin_identity(folder: Path) -> None:
-    """Change the first event of the log, whose time identifies the study, and leave the comparison.
+    """Change the log's first event, whose time identifies the study; the copy leaves its
+    comparison.
 
     The change is the same on every machine. A second call changes nothing.
     """

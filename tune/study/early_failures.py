@@ -1,8 +1,7 @@
 """Trials that fail before their first report.
 
-One trial may fail because of its configuration. If several fail in a row in the same way, every
-trial would: for example a package is missing. Or every trial of one machine would: for example its
-GPU is broken.
+One trial may fail because of its configuration. If several fail in a row in the same way, the cause
+affects every trial, such as a missing package, or every trial of one machine, such as a broken GPU.
 """
 
 import re
@@ -11,10 +10,10 @@ from tune.study.disk import StudyEnds
 from tune.study.work import Outcome, Work
 
 ALIKE = 3
-"""So many failures in a row end the run if no trial has reported, or exclude a machine if only
+"""This many failures in a row end the run if no trial has reported, or exclude a machine if only
 trials of other machines have."""
 ALIKE_LATER = 6
-"""The same number once trials have reported: half of a space's configurations may fail."""
+"""The same once trials have reported, because half of a space's configurations may fail."""
 LEFT_OUT = "machines.left_out"
 """Tag of a study: machines that get no more trials, and why."""
 _ITS_OWN = ("oom", "data")
@@ -31,7 +30,8 @@ class EarlyFailures:
     """Failures before the first report, by machine. They are not on record until the next trials
     show what is to blame.
 
-    A machine is known by its address; None if there is only one, or if it is not known.
+    Machines are identified by their addresses; None if there is only one machine, or if the address
+    is not known.
 
     Args:
         has_reported: a trial of the study has reported an epoch before this start.
@@ -162,5 +162,6 @@ def _number(held: tuple[Work, Outcome]) -> int:
 
 
 def _kind(outcome: Outcome) -> tuple[str | None, str]:
-    """Reason and error without digits, which differ between trials, as in the name of a folder."""
+    """Reason and error without digits, because digits, as in the name of a folder, differ between
+    trials."""
     return outcome.reason, re.sub(r"\d+", "", error_of(outcome))

@@ -137,7 +137,7 @@ class AppendOnlyFile:
         """Restore the file to its length before a failed write.
 
         Raises:
-            OSError: it is shorter. The disk may be gone, and an empty folder in its place.
+            OSError: the file is shorter. The disk may be gone, and an empty folder in its place.
         """
         end = self._failed_at
         if end is None:

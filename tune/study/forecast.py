@@ -24,7 +24,7 @@ _UNKNOWN = -1
 _RECENT_EPOCHS = 8
 """The current speed of the machine is measured over this many last epochs."""
 _RECENT_STARTS = 32
-"""The number of concurrent runs is the largest among this many last starts."""
+"""The expected number of concurrent runs is the largest seen at this many last starts."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Amount:
     """Trials in total."""
 
     epochs: int
-    """Epochs of a trial that runs to its end; 0: each trial says its own."""
+    """Epochs of a trial that runs to its end; 0: each trial reports its own."""
 
     seeds: int
     """Repeats of each repeated trial."""

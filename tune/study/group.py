@@ -213,8 +213,8 @@ class Members:
 
 
 def members(folder: Path, search: int | None = None) -> Members | None:
-    """Return the studies beside `folder` whose names are its name and that of a setting; None if
-    there are none.
+    """Return the studies beside `folder` that are named after it and a setting; None if there are
+    none.
 
     Args:
         search: number of the search, if each setting has several.
@@ -234,7 +234,7 @@ def members(folder: Path, search: int | None = None) -> Members | None:
 
 
 def _own_members(folder: Path, search: int | None) -> Members | None:
-    """Return the members of a comparison of the user's own, which the group's log contains."""
+    """Return the members of a user's own comparison, which the group's log describes."""
     events, _ = EventLog.read(folder / LOG, 0, limit=1)
     recorded = events[0].get("comparison") if events else None
     if recorded is None:
@@ -265,7 +265,7 @@ def _experiments(name: str, comparison: Comparison) -> set[str]:
 
 
 def search_numbers(folder: Path) -> list[int]:
-    """Numbers of the searches beside `folder` that bear its name; [] if each setting has one
+    """Numbers of the searches beside `folder` that are named after it; [] if each setting has one
     search, without a number."""
     numbers = set()
     for path in folder.parent.glob(f"{folder.name}-*-r*/study.json"):

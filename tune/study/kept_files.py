@@ -1,13 +1,13 @@
 """The files that a study keeps of runs that have ended.
 
-A run that has ended needs no checkpoint, and an incomplete one needs no weights. With `--keep
-best`, the weights and the arrays for pictures are kept for these completed trials: the best few by
-validation, the default, trials that are repeated, and those that somebody has asked for. A removed
-trial can be trained again from its record.
+A run that has ended needs no checkpoint, and an incomplete one needs no weights. `--keep best`
+keeps the weights and the arrays for pictures of these completed trials: the best few by validation,
+the default, trials that are repeated, and those that somebody has asked for. A removed trial can be
+trained again from its record.
 
 Values of completed trials do not change, so a trial that has fallen behind the best few never
-returns to them. Nothing can need the removed files, whenever a kill comes. The next start removes
-what a kill left behind.
+returns to them. So nothing needs the removed files, no matter when a kill comes. The next start
+removes what a kill left behind.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ class KeptFiles:
         self._remove_overtaken()
 
     def ended(self, work_id: WorkId) -> None:
-        """Note that a run has ended, which is on record, and remove its files."""
+        """Remove the files of a run whose end is on record."""
         self._remove_of_ended(work_id)
         if work_id.kind == "repeat" and work_id.trial is not None:
             self._repeated.add(work_id.trial)

@@ -96,7 +96,7 @@ class Known:
         return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
 
     def finished(self) -> int:
-        """Number of trials that have ended, in whatever state."""
+        """Number of trials that have ended, in any state."""
         return self._database.ended()
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:

@@ -67,7 +67,7 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Number of epochs that a function has said it has; 0 if it has said none."""
+        """Number of epochs that a function has announced; 0 if it has announced none."""
         last = self.history[-1] if self.history else {}
         return int(last.get(LENGTH) or 0)
 
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def _own_seconds(self) -> float:
-        """Occupied time; a run that was batched with others gets a share of it."""
+        """Occupied time; a run that was batched with others counts only its share."""
         sizes = [float(metrics.get("time/batched_trials") or 1.0) for metrics in self.history]
         mean_size = sum(sizes) / len(sizes) if sizes else 1.0
         return self.occupied_ms / 1000 / mean_size
@@ -216,7 +216,7 @@ def usual_epoch_s(state: LogState) -> float:
 
 
 def apply_event(state: LogState, event: dict[str, Any]) -> None:
-    """Apply the next event of the log to the state. Events that mean nothing here are ignored."""
+    """Apply the next event of the log to the state. Events that do not affect it are ignored."""
     kind = event["event"]
     if kind == "study":
         state.objective = event.get("objective", "")

@@ -28,8 +28,8 @@ PATH_KEYS = {
     "data.domain": "data",
     "init.file": "init.sha256",
 }
-"""Config value that is a path, or says how to read it -> value that identifies the content. A study
-may be resumed if the same content has another path."""
+"""Config key of a path, or of the way to read it -> key that identifies the content. A study may be
+resumed if the same content has another path."""
 EARLIER_VALUES = {
     "data.split": 1,
     "data.group": "near",
@@ -119,7 +119,7 @@ class Manifest:
     base: dict[str, Any]
     """Flat config of trial 0."""
     pins: dict[str, Any]
-    """Config values set on the command line, or kept at their default by it; never searched."""
+    """Config values set on the command line, or fixed at their default there; never searched."""
     space: dict[str, list[str]]
     """Searched parameter -> its ranges, with conditions."""
     data: dict[str, Any]
@@ -151,7 +151,7 @@ class Manifest:
     code: dict[str, Any] | None = None
     """File that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
     `accepts` is the sha256 that it may replace, `earlier` lists those that the study had before.
-    None for an experiment of ours."""
+    None for a built-in experiment."""
     source: dict[str, Any] | None = None
     """The same for a function that is not in a kept file, such as a notebook's, or for the `module`
     of an installed package: name, sha256, text, `accepts`, `earlier`."""
@@ -180,8 +180,7 @@ class Manifest:
 
     @property
     def data_summary(self) -> DataSummary | None:
-        """Everything that was understood about the data; None for a study that began before this
-        was kept."""
+        """Summary of the data; None for a study that began before it was recorded."""
         value = self.data.get("summary")
         return None if value is None else DataSummary.from_json(value)
 
@@ -321,7 +320,7 @@ def _kinds() -> dict[str, tuple[type, ...]]:
 
 
 def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded flat config; one of images gets the keys that came later."""
+    """Return a recorded flat config; a config of images gets the keys that were added later."""
     if "data.limit" not in flat:
         return flat
     earlier = dict(EARLIER_VALUES)

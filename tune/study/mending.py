@@ -33,7 +33,8 @@ Emit = Callable[..., None]
 JOURNAL = "study.journal"
 _SHOWN = 5
 _BEHIND = 2
-"""If the journal lacks this many epochs of an open trial, that is damage; a kill explains one."""
+"""An open trial of which the journal lacks this many epochs is damaged; a kill explains only
+one."""
 
 
 def retry_failed(state: LogState, objective: str, before: int, emit: Emit) -> str:

@@ -75,7 +75,7 @@ def parse_objectives(
     """Parse the values of several `--objective` options; None if there is at most one.
 
     Args:
-        main: full name of the metric that the first one chooses.
+        main: full name of the first objective's metric.
         function: see `parse_objective`.
     Returns:
         The objectives as a manifest holds them, `main` first.

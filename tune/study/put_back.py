@@ -1,5 +1,5 @@
 """Trials whose processes could not write the study's folder, although the driver can. They are
-handed out again after a pause, which grows; runs in progress do not wait."""
+handed out again after a growing pause; runs in progress do not wait."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ from tune.study.disk import (
 from tune.study.early_failures import ALIKE
 
 _MOST_DOUBLINGS = 6
-"""After so many doublings a pause has its maximum length."""
+"""After this many doublings a pause has its maximum length."""
 
 
 class PutBack:

@@ -100,15 +100,15 @@ class Record:
         return total - spent, total
 
     def planned(self, run: Run) -> int:
-        """Epochs of a run, had it run to its end. If a function did not say how many there are,
-        those that it has run."""
+        """Epochs of a run, had it run to its end. For a function that did not announce its length,
+        the epochs that it has run."""
         if not self.manifest.function:
             return int(self.manifest.base["train.epochs"])
         return run.length or len(run.history)
 
     @property
     def length(self) -> int:
-        """Epochs of a trial that runs to its end; 0 if no function has said how many."""
+        """Epochs of a trial that runs to its end; 0 if no function has announced them."""
         if not self.manifest.function:
             return int(self.manifest.base["train.epochs"])
         return max((run.length for run in self.trials.values()), default=0)

@@ -22,7 +22,7 @@ class Survival:
     """Epochs of a trial that runs to its end."""
 
     passes: tuple[Mapping[int, float], ...]
-    """By number of a trial: epoch of a rung -> chance that a trial at the rung continues."""
+    """For each trial number: epoch of a rung -> chance that a trial at the rung continues."""
 
     def expected(self, number: int, after: int = 0) -> float:
         """Expected total epochs of a trial, given that it continues after epoch `after`."""

@@ -14,7 +14,7 @@ class Timetable:
         """Time at which everything laid out so far ends."""
 
     def running(self, seconds: float) -> None:
-        """Add a run that already has a process and takes so much longer."""
+        """Add a run that already has a process and needs this many more seconds."""
         heapq.heappush(self._busy, seconds)
         self.end = max(self.end, seconds)
 

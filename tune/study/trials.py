@@ -34,7 +34,7 @@ class TrialDatabase:
     Args:
         path: the journal.
         epochs: epochs of a trial that runs to its end; the rungs are fractions of it. 0: each trial
-            says its own.
+            reports its own.
     Raises:
         StorageFailed: the journal cannot be written.
         UserError: the journal is damaged.
@@ -60,7 +60,7 @@ class TrialDatabase:
         self._open: dict[int, Trial] = {}
 
     def one_write(self) -> AbstractContextManager[None]:
-        """Bring everything that is recorded within the block to the disk in one write."""
+        """Write everything that is recorded within the block to the disk in one write."""
         return self._journal.together()
 
     def enqueue(self, configurations: list[dict[str, Any]]) -> None:
@@ -101,7 +101,7 @@ class TrialDatabase:
         """Record an epoch's objective (once); return True if the pruner stops the trial.
 
         Args:
-            epochs: number of epochs of the trial, if it has said so.
+            epochs: number of epochs of the trial, if it has announced them.
         """
         trial = self._open[number]
         with self.one_write():
@@ -117,7 +117,7 @@ class TrialDatabase:
         return isinstance(pruner, DurableHalving) and pruner.lacks_rungs(self._study, trial)
 
     def epochs(self) -> int:
-        """Epochs of a trial that runs to its end; 0 before a trial has said how many."""
+        """Epochs of a trial that runs to its end; 0 before a trial has announced them."""
         return longest(self.frozen(), self._epochs)
 
     def tell(self, number: int, outcome: Outcome) -> None:
