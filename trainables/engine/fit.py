@@ -202,7 +202,7 @@ def train_step(
         loss = accumulate_gradients(batches, batch, bf16=config.train.bf16)
         if loss is not None:
             break
-        batches.statistics.put_back()
+        batches.statistics.restore()
         batches.halve()
 
     if config.optim.clip_grad_norm:

@@ -57,7 +57,7 @@ class RunningStatistics:
         _copy_all(self._kept, self._buffers)
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Undo all updates since `keep`."""
         _copy_all(self._buffers, self._kept)
 

@@ -221,7 +221,7 @@ def _proceed(study: Study, trial: RunningTrial, running: list[RunningTrial]) -> 
         trial.proceed()
     except StorageFailed as failure:
         running.remove(trial)
-        study.put_back(trial.work, failure)
+        study.requeue_after_failure(trial.work, failure)
 
 
 def _end_trials(study: Study, running: list[RunningTrial]) -> None:

@@ -26,7 +26,7 @@ def search_locally(study: Study, experiment: Experiment) -> None:
         try:
             outcome = run(experiment, work, runtime)
         except StorageFailed as failure:
-            study.put_back(work, failure)
+            study.requeue_after_failure(work, failure)
             continue
 
         stopped_by_the_pruner = outcome.state == "PRUNED" and outcome.reason is None

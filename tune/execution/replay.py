@@ -51,11 +51,13 @@ def replay(
         comparison.on_end(outcome)
         if outcome.state == recorded.state == "COMPLETE":
             place = WorkId(number).folder(study_dir) / BEST
-            _put_back(Path(scratch) / BEST, place, outcome.value, comparison)
+            _restore_weights(Path(scratch) / BEST, place, outcome.value, comparison)
     return comparison.equal
 
 
-def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Comparison") -> None:
+def _restore_weights(
+    trained: Path, place: Path, value: float | None, comparison: "_Comparison"
+) -> None:
     """Give a trial its weights back, if they have been removed (`--keep best`); they then stay.
 
     Another machine may round differently. Weights of a training that differs from the record are

@@ -136,7 +136,9 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         kind = message.pop("kind")
         node = nodes[0] if nodes else None
         if kind == "storage failed":
-            self.study.put_back(work, StorageFailed(message["error"], message["code"]), node)
+            self.study.requeue_after_failure(
+                work, StorageFailed(message["error"], message["code"]), node
+            )
             return TrialScheduler.STOP
         if kind == "start":
             self.study.started(work)

@@ -64,7 +64,7 @@ class TableRow:
         """The values in which the chosen trial differs from the default."""
         if self.number is None:
             return ""
-        return assignments(self.record.departures(self.number)) or DEFAULT
+        return assignments(self.record.differences(self.number)) or DEFAULT
 
     @property
     def backbone(self) -> str:

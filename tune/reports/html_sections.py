@@ -132,14 +132,14 @@ def against_default(record: Record, number: int, verdict: StudyVerdict | None) -
     Args:
         number: number of the best trial.
     """
-    departures = record.departures(number)
+    differences = record.differences(number)
     differing = None
     same = []
-    if departures:
-        differing = _departures_table(record, number)
+    if differences:
+        differing = _differences_table(record, number)
         config = record.trials[number].config
         for name in sorted(record.manifest.space):
-            if name in config and name not in departures:
+            if name in config and name not in differences:
                 same.append(name)
 
     figure = None
@@ -153,10 +153,10 @@ def against_default(record: Record, number: int, verdict: StudyVerdict | None) -
     )
 
 
-def _departures_table(record: Record, number: int) -> Markup:
+def _differences_table(record: Record, number: int) -> Markup:
     manifest = record.manifest
     rows = []
-    for name, value in sorted(record.departures(number).items()):
+    for name, value in sorted(record.differences(number).items()):
         default = format_value(manifest.base[name])
         ranges = "; ".join(manifest.space[name])
         rows.append([name, default, format_value(value), ranges])

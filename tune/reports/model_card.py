@@ -230,7 +230,7 @@ def _tested(record: Record, trial: int) -> list[tuple[str, str, str, str]]:
 
 
 def _configuration(exported: Exported, record: Record) -> Iterator[str]:
-    differs = assignments(record.departures(exported.trial)) or DEFAULT
+    differs = assignments(record.differences(exported.trial)) or DEFAULT
     yield f"Searched values that differ from the default: {differs}."
     yield ""
     config = record.trials[exported.trial].config

@@ -54,7 +54,7 @@ class Selection:
 def configuration(record: Record, number: int) -> str:
     """Describe a trial by the values that differ from the default, and say if a user enqueued
     it."""
-    differences = assignments(record.departures(number)) or DEFAULT
+    differences = assignments(record.differences(number)) or DEFAULT
     return f"enqueued: {differences}" if record.trials[number].enqueued else differences
 
 

@@ -124,7 +124,7 @@ class EarlyFailures:
         return sorted(held, key=_number)
 
 
-def told_left_out(node: str, count: int, why: str, others_work: bool) -> str:
+def exclusion_line(node: str, count: int, why: str, others_work: bool) -> str:
     """Return a line for the user: this machine gets no more trials, and why."""
     others = "while those of other machines work" if others_work else "and other machines are tried"
     return f"{node} gets no more trials of this run: the last {count} there {why}, {others}"

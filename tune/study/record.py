@@ -141,7 +141,7 @@ class Record:
         """(trial, seed) -> final metrics of the completed repeats."""
         return {key: run.metrics for key, run in self.repeats.items() if run.state == "COMPLETE"}
 
-    def departures(self, number: int) -> dict[str, Any]:
+    def differences(self, number: int) -> dict[str, Any]:
         """Searched parameters of a trial that differ from the default -> the trial's value."""
         config = self.trials[number].config
         base = self.manifest.base

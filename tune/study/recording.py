@@ -18,8 +18,8 @@ from tune.study.early_failures import (
     Held,
     TrialsFailAlike,
     error_of,
+    exclusion_line,
     told,
-    told_left_out,
 )
 from tune.study.events import EventLog
 from tune.study.kept_files import KeptFiles
@@ -27,7 +27,7 @@ from tune.study.known import Known
 from tune.study.log_state import apply_event
 from tune.study.objectives import check_measured, with_objectives
 from tune.study.planner import Planner
-from tune.study.put_back import PutBack
+from tune.study.requeues import Requeues
 from tune.study.run_configs import write_config
 from tune.study.trials import OWN
 from tune.study.work import Outcome, Work
@@ -59,7 +59,7 @@ class Recording(Known):
     _disk: Patience
     _planner: Planner
     _early: EarlyFailures
-    _put_back: PutBack
+    _requeues: Requeues
     _failing: str | None
     """Message of the error that ends the run once nothing is running."""
 
@@ -136,7 +136,7 @@ class Recording(Known):
         self, work: Work, epoch: int, metrics: dict[str, float], nodes: Sequence[str | None]
     ) -> None:
         for node in nodes:
-            self._put_back.note_report(node)
+            self._requeues.note_report(node)
         if work.kind != "trial":
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
             return
@@ -240,8 +240,8 @@ class Recording(Known):
         for work, _ in reversed(self._early.leave_out(node)):
             self._planner.hand_out_again(work.id)
 
-        line = told_left_out(node, count, why, others_work)
-        self._put_back.tell(line)
+        line = exclusion_line(node, count, why, others_work)
+        self._requeues.tell(line)
         known = self._state.tags.get(LEFT_OUT)
         self.summarize({}, **{LEFT_OUT: line if known is None else f"{known}; {line}"})
         return True
@@ -291,7 +291,9 @@ class Recording(Known):
         handed out next, now or at the next start."""
         self._planner.requeue(work.id)
 
-    def put_back(self, work: Work, failure: StorageFailed, node: str | None = None) -> None:
+    def requeue_after_failure(
+        self, work: Work, failure: StorageFailed, node: str | None = None
+    ) -> None:
         """Record that a run's process could not write the study's folder. The run is handed out
         next, on a shared disk after a pause.
 
@@ -301,13 +303,13 @@ class Recording(Known):
             StudyEnds: waiting would not help.
         """
         if not self.stopping and node not in self._early.left_out:
-            self._put_back.add(failure, node)
+            self._requeues.add(failure, node)
         self.requeue(work)
 
     def await_disk(self) -> None:
         """Wait while no work is handed out after a failure of the disk. This is for a search in one
         thread, which has nothing else to do."""
-        while self._put_back.rests and not self.stopping:
+        while self._requeues.rests and not self.stopping:
             time.sleep(_BREATH_S)
 
 

@@ -51,8 +51,8 @@ from tune.study.mending import (
 from tune.study.objectives import measured, objectives_of
 from tune.study.opening import COMMITS, check_objective, continued_by, first_event
 from tune.study.planner import Planner
-from tune.study.put_back import PutBack
 from tune.study.recording import Observer, Recording
+from tune.study.requeues import Requeues
 from tune.study.rules import derived_seed
 from tune.study.run_configs import restore_configs
 from tune.study.trials import TrialDatabase
@@ -111,8 +111,8 @@ class Study(Recording):
         self._disk.is_over = lambda: bool(this.stopping)
         self.log.patience = self._disk
         self._database.be_patient(self._disk)
-        self._put_back = PutBack(directory)
-        self._put_back.leave_out = lambda node, count, why: this._left_out(node, count, why)
+        self._requeues = Requeues(directory)
+        self._requeues.leave_out = lambda node, count, why: this._left_out(node, count, why)
         self.leave_out = lambda node: False
         self._failing = None
 
@@ -297,7 +297,7 @@ class Study(Recording):
             return None
         if self._failing is not None and not self._planner.running:
             raise TrialsFailAlike(self._failing)
-        if self._failing is not None or self._put_back.rests:
+        if self._failing is not None or self._requeues.rests:
             return "wait"
         if self._early.are_enough and self._silent():
             return "wait"

@@ -104,7 +104,7 @@ class Heard:
     def ended(self, work: Work, outcome: Outcome, node: str | None) -> None:
         self.said.append((outcome.state, node))
 
-    def put_back(self, work: Work, failure: Exception, node: str | None) -> None:
+    def requeue_after_failure(self, work: Work, failure: Exception, node: str | None) -> None:
         self.said.append(("storage", node))
 
 

@@ -114,10 +114,10 @@ def test_failures_are_printed_with_their_trials(tmp_path: Path) -> None:
 def test_best_stands_beside_the_default(record: Record, sections: dict[str, str]) -> None:
     number = record.best_number()
     assert number is not None
-    departures = record.departures(number)
-    assert departures
+    differences = record.differences(number)
+    assert differences
     names = [row[0] for row in rows_of(sections["Best against default"])]
-    assert names == sorted(departures)
+    assert names == sorted(differences)
     [figure] = figures_of(sections["Best against default"])
     scores = {
         trace["y"][0]: trace["x"]

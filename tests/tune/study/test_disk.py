@@ -22,7 +22,7 @@ from tune.study.disk import (
     storage_failure,
 )
 from tune.study.events import EventLog
-from tune.study.put_back import PutBack
+from tune.study.requeues import Requeues
 from tune.study.work import Work, WorkId
 
 # As `man 5 proc` has it; the optional fields before the dash may be none or several.
@@ -100,7 +100,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
-        for place in ("disk", "put_back", "recording"):
+        for place in ("disk", "requeues", "recording"):
             monkeypatch.setattr(f"tune.study.{place}.time", self)
 
     def monotonic(self) -> float:
@@ -111,7 +111,7 @@ class Clock:
 
 
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("disk", "put_back"):
+    for place in ("disk", "requeues"):
         monkeypatch.setattr(f"tune.study.{place}.is_shared", lambda folder: True)
 
 
@@ -279,7 +279,7 @@ def test_a_study_waits_for_its_shared_disk_and_equals_one_that_need_not(
     shared(monkeypatch)
     said: list[str] = []
     monkeypatch.setattr("tune.study.disk.warn", said.append)
-    monkeypatch.setattr("tune.study.put_back.warn", said.append)
+    monkeypatch.setattr("tune.study.requeues.warn", said.append)
     real = os.fsync
 
     def fsync(handle: int) -> None:
@@ -324,7 +324,7 @@ def test_a_process_that_never_can_write_ends_the_run(
     assert not [e for e in events(tmp_path) if e["event"] == "end" and e["state"] == "FAIL"]
 
 
-def lost(count: int, node: str | None, study: PutBack) -> None:
+def lost(count: int, node: str | None, study: Requeues) -> None:
     for _ in range(count):
         study.add(FAILURE, node)
 
@@ -334,7 +334,7 @@ def test_work_is_handed_out_again_after_pauses_that_grow(
 ) -> None:
     clock = Clock(monkeypatch)
     shared(monkeypatch)
-    failures = PutBack(tmp_path)
+    failures = Requeues(tmp_path)
     failures.tell = lambda said: None
     pauses = []
     for _ in range(8):
@@ -353,7 +353,7 @@ def test_one_machine_with_a_broken_mount_holds_up_nobody_for_long(
     clock = Clock(monkeypatch)
     shared(monkeypatch)
     said: list[str] = []
-    failures = PutBack(tmp_path)
+    failures = Requeues(tmp_path)
     failures.tell = said.append
     before = clock.now
     lost(2, "10.0.0.2", failures)
@@ -373,7 +373,7 @@ def test_a_machine_with_a_broken_mount_is_left_out_where_others_get_its_trials(
     Clock(monkeypatch)
     shared(monkeypatch)
     asked: list[tuple[str, int, str]] = []
-    failures = PutBack(tmp_path)
+    failures = Requeues(tmp_path)
     failures.tell = lambda line: None
     failures.leave_out = lambda *about: bool(asked.append(about) or True)
     lost(3, "10.0.0.2", failures)
@@ -387,7 +387,7 @@ def test_an_epoch_of_the_machine_itself_ends_the_count(
 ) -> None:
     Clock(monkeypatch)
     shared(monkeypatch)
-    failures = PutBack(tmp_path)
+    failures = Requeues(tmp_path)
     for _ in range(4):
         lost(2, "10.0.0.2", failures)
         failures.note_report("10.0.0.1")
@@ -397,13 +397,13 @@ def test_an_epoch_of_the_machine_itself_ends_the_count(
 
 def test_on_a_disk_of_this_machine_the_first_failure_is_final(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed):
-        lost(1, None, PutBack(tmp_path))
+        lost(1, None, Requeues(tmp_path))
 
 
 def test_any_number_of_failures_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     shared(monkeypatch)
-    failures = PutBack(tmp_path)
+    failures = Requeues(tmp_path)
     lost(2000, None, failures)
     clock.now += LONGEST_PAUSE_S
     assert not failures.rests

@@ -290,7 +290,7 @@ def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
     study = open_study(tmp_path, 8)
     said: list[str] = []
     asked: list[str] = []
-    study._put_back.tell = said.append
+    study._requeues.tell = said.append
     study.leave_out = lambda node: bool(asked.append(node) or True)
     played(study, [])
     works_on(study, GOOD)
@@ -318,7 +318,7 @@ def test_other_machines_are_tried_before_a_run_ends(tmp_path: Path) -> None:
     """A warm process of one machine may take three trials before another has begun its first."""
     study = open_study(tmp_path, 8)
     said: list[str] = []
-    study._put_back.tell = said.append
+    study._requeues.tell = said.append
     study.leave_out = lambda node: node == BAD
     played(study, [])
     for _ in range(ALIKE):

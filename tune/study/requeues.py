@@ -22,7 +22,7 @@ _MOST_DOUBLINGS = 6
 """After this many doublings a pause has its maximum length."""
 
 
-class PutBack:
+class Requeues:
     """Decides when work is handed out again after failures of the disk.
 
     Args:
