@@ -1,4 +1,4 @@
-"""Class weights against closed forms and torch, and batches of all classes alike."""
+"""Class weights against closed forms and torch, and batches balanced over classes."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""BYOL against the paper's formulas and against what the package gets wrong."""
+"""BYOL against the paper's formulas, and against the mistakes of the package."""
 
 import copy
 import math
@@ -74,7 +74,7 @@ def test_moving_average_equals_the_packages() -> None:
 
 @pytest.mark.parametrize("simplicial", [False, True])
 def test_networks_and_their_first_weights_are_the_packages(simplicial: bool) -> None:
-    """Keys and order too: checkpoints hold them."""
+    """Names and their order are equal too, because checkpoints contain them."""
     head = HeadConfig(projection_size=16, hidden_size=32, simplicial=simplicial)
 
     torch.manual_seed(0)
@@ -124,10 +124,10 @@ def test_regression_loss_equals_the_packages() -> None:
 
 
 def test_loss_is_equation_2() -> None:
-    """Both views through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over
+    """Both views pass through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over
     images."""
     model = byol()
-    model.eval()  # so that a second forward pass is the same
+    model.eval()  # makes a second forward pass equal the first
     batch = model.draw(np.arange(8), generator(0, 1))
     loss = model(batch)
     one, two = (
@@ -151,7 +151,7 @@ def test_loss_is_equation_2() -> None:
 
 
 def test_batchnorm_sees_one_view_at_a_time() -> None:
-    """As the paper's code; studies that began under rules 1 keep both views in one pass."""
+    """As in the paper's code. Studies that began under rules 1 keep both views in one pass."""
     model = byol().train()
     batch = model.draw(np.arange(8), generator(0, 1))
     one, two = model.augmented(batch)
@@ -172,7 +172,8 @@ def test_batchnorm_sees_one_view_at_a_time() -> None:
 
 
 def test_the_loss_is_computed_in_float32() -> None:
-    """In bfloat16 it has three digits: differences of the last tenth of a run are lost."""
+    """In bfloat16 the loss has three digits, too few for the differences in the last tenth of a
+    run."""
     model = byol().eval()
     batch = model.draw(np.arange(8), generator(0, 1))
     one, two = model.augmented(batch)
@@ -190,7 +191,7 @@ def test_the_loss_is_computed_in_float32() -> None:
 
 
 def test_every_image_gets_views_of_its_own() -> None:
-    """The package's own augmentation draws once a batch: equal images would stay equal."""
+    """The package's own augmentation draws once per batch, so equal images would stay equal."""
     model = byol()
     batch = model.draw(np.zeros(16, dtype=int), generator(0, 1))
     views = model.views[0].apply(batch.images, batch.draws[0])
@@ -231,8 +232,8 @@ def test_package_defaults_that_are_not_byol_are_off() -> None:
 
 @pytest.mark.heavy
 def test_labels_do_not_reach_training(tmp_path: Path) -> None:
-    """The same images with shuffled labels give the same weights; without labels strong
-    views do."""
+    """The weights are the same with shuffled labels, and without labels, where validation retrieves
+    strong views."""
     data = load_dataset(SMALL.data)
     labels = np.random.default_rng(0).permutation(data.train.labels)
 
@@ -261,7 +262,8 @@ def test_labels_do_not_reach_training(tmp_path: Path) -> None:
 
 
 def test_the_probe_of_a_test_learns_from_the_backbone_that_is_tested(tmp_path: Path) -> None:
-    """A repeat is tested at its best epoch: the probe of the last one has seen other features."""
+    """A repeat is tested at its best epoch, but the probe of the last epoch was fitted on other
+    features."""
     model = byol()
     fit(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True))
     nn.init.normal_(model.backbone.conv1.weight)
@@ -390,7 +392,7 @@ def test_a_study_of_the_second_rules_keeps_retrieval() -> None:
 
 @pytest.mark.parametrize("metric", ["view_rank", "view_retrieval"])
 def test_views_are_the_same_for_every_policy_of_the_trial(metric: str) -> None:
-    """And in every call: the views are the study's."""
+    """They are also the same in every call: the views belong to the study."""
     bare = replace(load_dataset(SMALL.data), gallery=None)
     train = replace(SMALL.train, objective=f"val/{metric}")
     found = []
@@ -447,7 +449,7 @@ def test_view_departures() -> None:
 
 
 class Tight(BYOL):
-    """BYOL where memory holds so many images at a time."""
+    """BYOL on a device whose memory holds a limited number of images."""
 
     memory: int
     seen: list[int | str]
@@ -460,7 +462,7 @@ class Tight(BYOL):
 
 
 def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
-    """Sizes of the micro-batches of one step, and why it failed where it did."""
+    """Return the sizes of the micro-batches of one step, followed by the reason if it failed."""
     config = replace(SMALL, train=replace(SMALL.train, batch_size=batch))
     model = Tight(config, load_dataset(config.data))
     model.memory, model.seen = memory, []
@@ -485,7 +487,8 @@ def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
 def test_memory_that_runs_out_never_comes_to_a_single_image(
     tmp_path: Path, batch: int, memory: int, expected: list[int | str]
 ) -> None:
-    """Which the projector's BatchNorm refuses, with an assertion that says nothing of memory."""
+    """The projector's BatchNorm refuses a single image with an assertion that does not mention
+    memory."""
     assert run_tight(tmp_path, batch, memory) == expected
 
 

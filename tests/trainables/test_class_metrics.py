@@ -1,4 +1,4 @@
-"""Results by class and the averages that count every class alike, against scikit-learn."""
+"""Results per class, and the averages that weight all classes equally, against scikit-learn."""
 
 import math
 from pathlib import Path
@@ -30,12 +30,13 @@ NAMES = [f"class {number}" for number in range(CLASSES)]
 
 
 def answers(seed: int, absent: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Truth of very different frequencies, and predictions that are right in half of the images."""
+    """Return truth of very different class frequencies, and predictions that are right in half of
+    the images."""
     rng = np.random.default_rng(seed)
     share = 0.5 ** np.arange(CLASSES)
     truth = rng.choice(CLASSES, 300, p=share / share.sum())
     predicted = np.where(rng.random(300) < 0.5, truth, rng.integers(0, CLASSES, 300))
-    if absent:  # one class is in neither, one is only predicted, one only true
+    if absent:  # one class is in neither, one only predicted, one only true
         truth[np.isin(truth, (1, 2))] = 0
         predicted[np.isin(predicted, (1, 3))] = 0
         truth[:3] = 3

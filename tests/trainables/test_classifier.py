@@ -55,7 +55,7 @@ def trained(config: ClassifierConfig, directory: Path) -> Classifier:
 
 @pytest.fixture(scope="module")
 def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of another seed with calibrated statistics."""
+    """Save a backbone of another seed with calibrated statistics."""
     path = tmp_path_factory.mktemp("backbone") / "b.pt"
     torch.manual_seed(99)
     backbone = build_backbone(SMALL.backbone)
@@ -100,7 +100,8 @@ def test_focal_loss_is_equation_4() -> None:
 def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(
     backbone_file: Path, tmp_path: Path
 ) -> None:
-    """The same batches through torch's SGD and cross-entropy on features computed once."""
+    """The reference trains on the same batches with torch's SGD and cross-entropy, on features
+    computed once."""
     config = replace(
         from_file(backbone_file, "all"),
         optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-3),
@@ -173,8 +174,8 @@ def test_frozen_batchnorm_keeps_statistics_and_learns_scales(
 def test_what_thaws_is_still_until_its_epoch(
     backbone_file: Path, tmp_path: Path, policy: str
 ) -> None:
-    """4 epochs, thawed after half of them: gradual [0, 2, 4, 4] stages, probe_first [0, 0, 4,
-    4]."""
+    """In 4 epochs that thaw after half of them, gradual trains [0, 2, 4, 4] stages and probe_first
+    [0, 0, 4, 4]."""
     config = from_file(backbone_file, policy, thaw_frac=0.5)
     model = classifier(config)
     previous = {k: v.clone() for k, v in model.backbone.state_dict().items()}
@@ -237,7 +238,7 @@ def test_resume_is_exact_while_it_thaws(
 
 def test_micro_batches_of_mixtures_equal_the_whole_batch() -> None:
     config = replace(SMALL, loss=LossConfig(mixup=0.4, cutmix=1.0))
-    model = classifier(config).eval()  # BatchNorm sees no batch
+    model = classifier(config).eval()  # in eval mode BatchNorm does not depend on the batch
     batch = model.draw(np.arange(12), generator(0, 1))
     parts = sum(model(batch.slice(a, b)) * (b - a) / 12 for a, b in ((0, 5), (5, 12)))
     torch.testing.assert_close(model(batch), parts)
@@ -302,7 +303,7 @@ def test_heads() -> None:
 def test_a_head_on_the_1000_units_of_imagenet() -> None:
     head = build_head(ClassifierHeadConfig(kind="fc1000"), 2048, 65)
     assert head(torch.zeros(3, 2048)).shape == (3, 65)
-    # report R2's
+    # the head of report R2
     reference = nn.Sequential(torchvision.models.resnet50(weights=None).fc, nn.Linear(1000, 65))
     assert [p.shape for p in head.parameters()] == [p.shape for p in reference.parameters()]
     assert sum(p.numel() for p in head.parameters()) == 2048 * 1000 + 1000 + 1000 * 65 + 65

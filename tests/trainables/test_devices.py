@@ -1,4 +1,4 @@
-"""The device of a process, and what computes in full precision on it."""
+"""The device of a process, and the operations that compute in full precision on it."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def test_auto_is_the_gpu_where_there_is_one(
     found: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # never by itself
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # never chosen by itself
     assert choose_device() == torch.device(expected)
     assert choose_device("cpu") == CPU
 

@@ -1,4 +1,4 @@
-"""What a message quotes of another library's exception."""
+"""Quotes of another library's exception in a message."""
 
 import pickle
 
@@ -27,7 +27,7 @@ def test_the_limit_can_be_chosen() -> None:
 
 
 def test_an_error_is_made_of_whatever_exceptions_are_made_of() -> None:
-    """A failure inside a failure would hide the first one."""
+    """If making an error failed, that failure would hide the first one."""
     cause = OSError(28, "No space left on device")
     assert str(UserError(cause)) == str(cause)
     assert TrialFailed("data", cause).message == str(cause)

@@ -1,4 +1,4 @@
-"""Few-shot learning against loops in NumPy, scikit-learn's nearest neighbour and centroid, closed
+"""Few-shot learning against NumPy loops, scikit-learn's nearest neighbour and centroid, closed
 forms and an uninterrupted run."""
 
 import csv
@@ -62,7 +62,7 @@ def protonet(config: ProtoNetConfig = SMALL) -> ProtoNet:
 
 
 def blobs(classes: int = 12, each: int = 20, dim: int = 6) -> tuple[torch.Tensor, np.ndarray]:
-    """Overlapping clusters: some episodes are answered wrongly."""
+    """Return overlapping clusters, so that some episodes are answered wrongly."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(classes), each))
     return torch.from_numpy(
@@ -84,7 +84,7 @@ def test_fixed_episodes_are_disjoint_and_the_same_every_time() -> None:
         (100, 20),
     )
     for support, query, truth in zip(episodes.support, episodes.query, episodes.truth, strict=True):
-        assert len({*support.ravel().tolist(), *query.tolist()}) == 5 * 3 + 20  # nothing twice
+        assert len({*support.ravel().tolist(), *query.tolist()}) == 5 * 3 + 20  # no image twice
         classes = labels[support]
         assert (classes == classes[:, :1]).all()
         assert len(set(classes[:, 0].tolist())) == 5
@@ -114,9 +114,9 @@ def test_training_steps_hold_whole_and_new_episodes() -> None:
         assert (episodes == episodes[..., :1]).all()
         assert all(len(set(p.tolist())) == 20 for p in positions.reshape(2, 20))
     assert len({tuple(e.tolist()) for positions in steps for e in positions.reshape(2, 20)}) == 40
-    # no history needed
+    # positions of a step need no history
     np.testing.assert_array_equal(steps[7], EpisodeSampler(labels, 4, 2, 3, 50, 0).positions(7))
-    # one at least
+    # at least one episode
     assert EpisodeSampler(labels, way=4, shot=2, query=3, batch_size=8, seed=0).batch_size == 20
 
 
@@ -132,7 +132,7 @@ def test_shares_and_micro_batches_are_whole_episodes(tmp_path: Path) -> None:
 
 
 def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
-    """Otherwise none of them would train, and say nothing."""
+    """Without this check no worker would train, and nobody would be told."""
     model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=40)))  # 2 episodes of 16
     assert [model.sampler().batch_size // 16, ProtoNet.max_workers(model.config)] == [2, 2]
     runtime = SimpleNamespace(directory=tmp_path, device=torch.device("cpu"), rank=0, world_size=3)
@@ -226,7 +226,8 @@ def test_loss_is_that_of_a_loop_over_episodes_and_queries(distance: Any) -> None
 
 @every_distance
 def test_autocast_leaves_distances_exact(distance: Any) -> None:
-    """Features far from the origin: in bfloat16 the squares of their distances would be noise."""
+    """Features are far from the origin: in bfloat16 the squares of their distances would be
+    noise."""
     model = protonet(replace(SMALL, head=MetricConfig(distance=distance))).eval()
     batch = model.draw(model.sampler().positions(0), generator(0, 2, 0))
     features = torch.randn(len(batch), model.backbone.feature_dim) + 5
@@ -273,7 +274,7 @@ def test_metrics_and_interval_by_hand() -> None:
     )
     a = accuracies.numpy()
     assert metrics["val/episode_top1"] == pytest.approx(a.mean())
-    # t of 39 degrees of freedom
+    # t with 39 degrees of freedom
     assert metrics["val/episode_top1_ci95"] == pytest.approx(
         2.0227 * a.std(ddof=1) / np.sqrt(40), rel=1e-4
     )
@@ -285,7 +286,7 @@ def test_metrics_and_interval_by_hand() -> None:
 
 
 def test_cosine_at_scale_1_caps_the_confidence() -> None:
-    """e / (e + 4 / e) = .649 for one class at cosine 1 and four at -1."""
+    """The confidence is e / (e + 4 / e) = .649 for one class at cosine 1 and four at -1."""
     prototypes = torch.tensor([[[1.0, 0.0], *[[-1.0, 0.0]] * 4]])
     query = torch.tensor([[[2.0, 0.0]]])
     raw, scaled = (
@@ -375,7 +376,7 @@ def test_a_loaded_frozen_backbone_stays_and_its_metric_learns(tmp_path: Path) ->
 def test_whatever_thaws_later_something_trains_from_the_first_step(
     tmp_path: Path, policy: Any, distance: Any
 ) -> None:
-    """Euclidean distances have nothing to learn: the last stage does until the policy thaws the
+    """Euclidean distances have no parameters, so the last stage trains until the policy thaws the
     others."""
     frozen = FreezeConfig(policy=policy, thaw_frac=0.9)
     config = replace(
@@ -467,8 +468,8 @@ def write_csv(path: Path, header: list[str], lines: list[list[Any]]) -> None:
 
 
 def mini_imagenet(root: Path, parts: dict[str, range], each: int = 8) -> Path:
-    """Folders of images and csv files with id, filename, label; the red channel is ten times the
-    class."""
+    """Write folders of images, and csv files with id, filename and label. The red channel is ten
+    times the class."""
     for part, classes in parts.items():
         lines = []
         for label in classes:
@@ -573,7 +574,7 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(episodes.truth, [[0, 1, 2, 0], [1, 0, 2, 1]])
     assert data.fingerprint != plain
     assert "2 3-way 2-shot episodes of test are those of val_testcase.csv" in data.summary.notes
-    drawn = data.episodes("test", way=3, shot=1, query=2, count=9, seed=0)  # of another shot: drawn
+    drawn = data.episodes("test", way=3, shot=1, query=2, count=9, seed=0)  # another shot
     assert len(drawn) == 9
 
 
@@ -616,7 +617,7 @@ def test_episodes_without_a_name_or_a_table(tmp_path: Path) -> None:
 
 
 def test_letters_of_the_splits_are_others() -> None:
-    # the size whose store other tests have built
+    # the size for which other tests have built the store
     data = load_dataset(DataConfig(name="glyphs", image_size=28), "fewshot")
     train, val, test = (
         set(split.targets().tolist()) for split in (data.train, data.val, data.test)

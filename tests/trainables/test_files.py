@@ -1,4 +1,5 @@
-"""One atomic write: old content or new, and nothing left that the next start does not remove."""
+"""Atomic writes: a file has its old or its new content, and leftovers are removed by the next
+start."""
 
 import errno
 import fcntl
@@ -81,7 +82,7 @@ def test_content_is_on_disk_before_the_rename(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     write_atomically(tmp_path / "file", "all of it")
-    assert calls == ["fsync", "rename", "fsync"]  # the file, then the folder's list of names
+    assert calls == ["fsync", "rename", "fsync"]  # the file, then the folder's directory entry
 
 
 def test_the_mode_is_that_of_an_ordinary_new_file(tmp_path: Path) -> None:
@@ -166,15 +167,15 @@ def test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(
     killed = tmp_path / "model.0a1b2c3d.partial"
     killed.mkdir()
     (killed / "weights.pt").write_text("half")
-    others = {"other.0a1b2c3d.partial", "mine.tmp", "notes.partial"}  # a user's folder may be it
+    others = {"other.0a1b2c3d.partial", "mine.tmp", "notes.partial"}  # may be in a user's folder
     for name in others:
         (tmp_path / name).write_text("")
 
     with scratch_folder(tmp_path / "model") as scratch:
         assert is_partial(scratch.parent.name)
         assert names(tmp_path) == {scratch.parent.name, *others}
-        assert names(scratch) == set()  # whoever moves all of it moves no file of ours
-        with scratch_folder(tmp_path / "model"):  # another process: the first is in use
+        assert names(scratch) == set()  # moving the folder's content moves no file of ours
+        with scratch_folder(tmp_path / "model"):  # another process: the first folder is in use
             assert scratch.is_dir()
         remove_partials(tmp_path)
         assert scratch.is_dir()
@@ -186,7 +187,7 @@ def test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(
 
 @pytest.fixture
 def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks as NFS has them: an exclusive one needs a file that is open for writing."""
+    """Make locks behave as on NFS: an exclusive lock needs a file that is open for writing."""
     flock = fcntl.flock
 
     def flock_of_nfs(handle: int, operation: int) -> None:
@@ -200,7 +201,7 @@ def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nfs")
 def test_a_scratch_folder_on_nfs() -> None:
-    """The same as on a disk of this machine."""
+    """It behaves as on a local disk."""
     with tempfile.TemporaryDirectory() as name:
         test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(Path(name))
 
@@ -217,7 +218,7 @@ def test_files_are_written_and_leftovers_removed_on_nfs(tmp_path: Path) -> None:
 def test_without_any_locks_all_is_written_and_nothing_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS without its lock service: nobody can tell what is in use."""
+    """On NFS without its lock service, nobody can tell what is in use."""
 
     def no_locks(*_: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

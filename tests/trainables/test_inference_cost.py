@@ -1,5 +1,5 @@
-"""Time and memory of predicting by an exported model: against made-up clocks, arrays of known size
-and the weights of a trained network."""
+"""Time and memory of predictions by an exported model, against simulated clocks, arrays of known
+size and the weights of a trained network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ MILLION = 1_000_000
 
 
 class Clock:
-    """A clock that stands still but for the calls that it times."""
+    """A clock that advances only during the calls that it times."""
 
     def __init__(self, durations: Iterator[float]):
         self.now = 0.0
@@ -44,7 +44,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, durations: Iterator[float]) -> tuple[
 
 
 def test_latency_is_the_median_of_warm_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the first calls nor one that another process held up count."""
+    """The first calls do not count, nor does a call that another process delayed."""
     cold = [5.0, 4.0, 3.0]
     warm = [0.010, 0.012, 0.9, *[0.011] * 97]
     found, calls = timed(monkeypatch, iter([*cold, *warm]))

@@ -34,7 +34,8 @@ def knn_top1(*arguments, **options):
 
 
 def clouds(n, d, classes, seed, spread=1.5):
-    """Overlapping Gaussian classes: a classifier is neither at chance nor perfect."""
+    """Return overlapping Gaussian classes, on which a classifier is neither at chance nor
+    perfect."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(classes, d))
     labels = rng.integers(classes, size=n)
@@ -43,7 +44,7 @@ def clouds(n, d, classes, seed, spread=1.5):
 
 
 def knn_numpy(gallery, gallery_labels, queries, query_labels, k, temperature):
-    """Wu et al. 2018, section 3.4, one query at a time in float64."""
+    """Weighted kNN of Wu et al. 2018, section 3.4, one query at a time in float64."""
     gallery = gallery.astype(np.float64) / np.linalg.norm(gallery, axis=1, keepdims=True)
     right = 0
     for query, label in zip(queries.astype(np.float64), query_labels, strict=True):
@@ -99,7 +100,7 @@ def test_knn_class_missing_in_the_gallery_is_wrong_and_votes_outweigh_the_neares
 def test_embedding_std():
     torch.manual_seed(0)
     assert embedding_std(torch.randn(20_000, 64)) == pytest.approx(1, abs=0.01)
-    # lengths do not matter
+    # lengths of the vectors do not matter
     assert embedding_std(torch.randn(20_000, 64) * torch.rand(20_000, 1)) == pytest.approx(
         1, abs=0.01
     )
@@ -184,7 +185,7 @@ def digits():
 
 
 def wide():
-    """More features than images, which a line separates."""
+    """Return more features than images, which a line separates."""
     x, y = clouds(80, 200, 6, seed=5, spread=6.0)
     test_x, test_y = clouds(500, 200, 6, seed=6, spread=6.0)
     return x, y, test_x, test_y
@@ -285,13 +286,13 @@ def test_calibrated_statistics_same_as_numpy():
         nn.BatchNorm1d(5),
     )
     net[1].momentum, net[6].momentum = 0.3, 0.01
-    net[2].eval()  # a mode that differs from its parent's comes back too
-    net(torch.randn(8, 3, 8, 8))  # statistics and counters to be forgotten
+    net[2].eval()  # a mode that differs from its parent's is restored too
+    net(torch.randn(8, 3, 8, 8))  # statistics and counters that calibration must forget
     batches = [3 * torch.randn(n, 3, 8, 8) + 1 for n in (16, 16, 10)]
     modes = [m.training for m in net.modules()]
     weights = [p.clone() for p in net.parameters()]
 
-    # a rest of one image does not count
+    # a last batch of one image does not count
     calibrate_batchnorm(net, iter([*batches, torch.full((1, 3, 8, 8), 1e3)]))
 
     assert [m.training for m in net.modules()] == modes
@@ -309,7 +310,8 @@ def test_calibrated_statistics_same_as_numpy():
         net[1].running_var, np.mean([a.var(1, ddof=1) for a in first], axis=0), rtol=1e-4
     )
 
-    # the deeper layer sees activations that the first one normalised by their own batch
+    # the deeper layer sees activations that the first layer normalised with the statistics of their
+    # own batch
     def second(activations):
         mean, var = activations.mean(1)[:, None], activations.var(1)[:, None]
         x = np.maximum((activations - mean) / np.sqrt(var + 1e-5), 0)

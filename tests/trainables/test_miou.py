@@ -1,5 +1,5 @@
-"""Segmentation metrics against NumPy, torchmetrics and scikit-learn: unknown pixels, absent classes
-and empty classes included."""
+"""Segmentation metrics against NumPy, torchmetrics and scikit-learn, with unknown pixels, absent
+classes and empty classes."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,8 @@ def drawn(
 
 
 def course(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Pooled over the set; classes in neither are left out."""
+    """Return the IoU pooled over the set, averaged over classes. Classes in neither mask are left
+    out."""
     ious = []
     for c in range(C):
         hits, predicted, true = (

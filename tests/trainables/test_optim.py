@@ -110,7 +110,7 @@ def test_layer_scale_of_convnext_is_exempt():
 
 
 def lars_numpy(weights, grads, lr, momentum, weight_decay, trust, adapted):
-    """Algorithm 1 of You et al. 2017 with BYOL's order of operations, one tensor at a time, in
+    """Algorithm 1 of You et al. 2017 with BYOL's order of operations, one tensor at a time in
     float64."""
     weights = [w.astype(np.float64) for w in weights]
     velocity = [np.zeros_like(w) for w in weights]
@@ -136,7 +136,7 @@ def test_lars_same_as_numpy(momentum, weight_decay):
     shapes = [(4, 3, 3, 3), (5, 7), (2, 6), (3, 4), (5,), (4,)]
     adapted = [True, True, True, True, False, False]
     weights = [rng.normal(size=s).astype(np.float32) for s in shapes]
-    weights[2][:] = 0  # |w| = 0: plain step
+    weights[2][:] = 0  # |w| = 0: a plain step
     grads = [[rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(STEPS)]
     for step_grads in grads:
         step_grads[3][:] = 0  # |g| = 0
@@ -307,7 +307,7 @@ def test_restarts_same_as_torch(first, growth, restarts):
 @pytest.mark.parametrize("patience", [0, 1, 3])
 @pytest.mark.parametrize("threshold", [0.0, 0.01])
 def test_plateau_same_as_torch(patience: int, threshold: float) -> None:
-    """On curves that rise, stand still and fall, epoch by epoch."""
+    """Compared epoch by epoch on curves that rise, stay level and fall."""
     rng = np.random.default_rng(patience)
     rising = np.linspace(0.1, 0.9, 10)
     values = np.concatenate([rising, rising[-1:].repeat(5), 0.5 + 0.01 * rng.normal(size=15)])
@@ -343,7 +343,7 @@ def test_one_cycle_closed_forms():
 def test_restarts_of_a_run_whose_steps_do_not_divide():
     schedule = ScheduleConfig(name="cosine_restarts", restarts=2, period_growth=1.5)
     rates = [lr_at(step, 100, 1.0, schedule) for step in range(100)]
-    # 1 : 1.5 : 2.25 of 100 steps
+    # periods of 1 : 1.5 : 2.25 of 100 steps
     assert [step for step, rate in enumerate(rates) if rate == 1.0] == [0, 21, 53]
     assert lr_at(100, 100, 1.0, schedule) == 0.0
 
@@ -364,7 +364,7 @@ def test_schedule_closed_forms():
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_very_short_runs_have_positive_rates(name, total):
-    # One cycle has its final rate at the last step, the others after it.
+    # The one-cycle schedule reaches its final rate at the last step, the others after it.
     final = 0.01 if name == "one_cycle" else 0.0
     schedule = ScheduleConfig(name=name, warmup_frac=0.5, step_every_frac=0.01, final_frac=final)
     assert all(0 < lr_at(step, total, 1.0, schedule) <= 1 for step in range(total))
@@ -401,7 +401,7 @@ def test_a_layer_that_thaws_has_a_schedule_of_its_own(name: str) -> None:
     if name not in ("warmup_cosine", "one_cycle"):
         expected = [fresh[step] * (step + 1) / (warmup + 1) for step in range(warmup)]
         assert own[:warmup] == pytest.approx(expected)
-    assert max(own) == pytest.approx(0.3, rel=0.1)  # not what the others have decayed to
+    assert max(own) == pytest.approx(0.3, rel=0.1)  # not the decayed rate of the other groups
     assert own[0] < 0.3 / 2
 
 
@@ -428,7 +428,7 @@ def test_an_eager_optimizer_steps_saves_and_loads_as_torchs_own(kind: Any) -> No
 
 @pytest.mark.heavy
 def test_training_imports_no_compiler() -> None:
-    """It takes 2 s of CPU time, in every process of trials."""
+    """The import takes 2 s of CPU time in every process of a trial."""
     program = """
 import sys
 import torch

@@ -1,4 +1,5 @@
-"""Outcomes of test images: every trainable's, against its own test metrics; and their record."""
+"""Outcomes of single test images: those of every trainable against its own test metrics, and their
+record."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ KINDS = {
     "fewshot": (ProtoNet, FEWSHOT, ["test/episode_top1"]),
     "segmentation": (Shapes, shapes_config(), ["test/miou"]),
 }
-"""Trainable, config and the metrics that it keeps outcomes of."""
+"""Trainable, config and the metrics for which it keeps outcomes."""
 
 
 def built(kind: type[Trainable], config: Any) -> Trainable:

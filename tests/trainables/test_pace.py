@@ -1,4 +1,4 @@
-"""The pace of a run's first epoch: against clocks that are known, and in a real run."""
+"""The pace of a run's first epoch, with known clocks and in a real run."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from tune.execution.runtimes import LocalRuntime
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands until its only member is changed."""
+    """Return a clock that advances only when the list's only item is changed."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
@@ -24,12 +24,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_steps_give_the_time_of_an_epoch(tmp_path: Path, clock: list[float]) -> None:
     file = PaceFile(tmp_path, epoch_steps=50, judged=6.0)
-    clock[0] += 30  # the first step prepares much
+    clock[0] += 30  # the first step includes setup
     file.look(1)
     for step in (2, 3, 4):
         clock[0] += 0.5
         file.look(step)
-        assert (read_pace(tmp_path) is None) == (step < 3)  # timed for a second first
+        assert (read_pace(tmp_path) is None) == (step < 3)  # at least a second is timed first
 
     found = read_pace(tmp_path)
     assert found == Pace(steps=3, step_s=0.5, epoch_steps=50, validation_s=0.5 * 6 / 3)
@@ -74,7 +74,7 @@ def test_a_run_tells_its_pace_during_its_first_epoch_alone(
 
     config = ToyConfig(train=TrainConfig(epochs=2, batch_size=20))
     data: Any = Toy.load_data(config.data)
-    (tmp_path / PACE).write_text('{"steps": 9}')  # of an attempt that was killed
+    (tmp_path / PACE).write_text('{"steps": 9}')  # left by a killed attempt
     fit(Watched(config, data), config, LocalRuntime(tmp_path, report))
 
     steps = len(data.train) // 20

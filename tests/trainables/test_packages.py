@@ -1,4 +1,4 @@
-"""A missing package is asked for in the versions that the extras pin."""
+"""The message about a missing package names the versions pinned by the extras."""
 
 import re
 import tomllib
@@ -16,7 +16,8 @@ EXTRAS = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["option
 def test_a_package_is_asked_for_as_its_extra_pins_it(
     extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a fresh installation lists them; that of this machine may be older than the checkout."""
+    """Pins are listed as in a fresh installation; those installed here may be older than the
+    checkout."""
     listed = [f'{one}; extra == "{name}"' for name, found in EXTRAS.items() for one in found]
     monkeypatch.setattr(metadata, "requires", lambda name: listed)
     (pinned,) = EXTRAS[extra]

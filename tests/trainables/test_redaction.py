@@ -1,4 +1,4 @@
-"""Passwords in texts: hidden wherever an address may stand, and nothing else."""
+"""Passwords in texts are hidden wherever an address may occur, and nothing else is."""
 
 import sys
 from urllib.parse import quote
@@ -31,7 +31,7 @@ def test_an_address_in_any_text_has_no_password(secret: str, scheme: str, port: 
 
 @given(secret=SECRETS, name=st.sampled_from(["password", "X-Amz-Signature", "sig", "api_key"]))
 def test_the_query_of_an_address_has_no_password(secret: str, name: str) -> None:
-    """As PostgreSQL takes it, and as links to private files are signed."""
+    """PostgreSQL accepts such addresses, and links to private files are signed this way."""
     encoded = quote(secret, safe="")
     for query in (f"?user=me&{name}={encoded}&b=1", f"?{name}={encoded}"):
         shown = redacted(f"cannot reach 'postgresql://host.example/db{query}'")
@@ -87,7 +87,7 @@ def test_an_address_has_credentials(address: str, has: bool) -> None:
 def test_secrets_of_the_environment_and_the_command_are_hidden_in_every_spelling(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Errors of others print passwords decoded, and without the address around them."""
+    """Errors of other libraries print passwords decoded and without the address around them."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws/secret+key")
     monkeypatch.setenv("HTTPS_PROXY", "http://someone:proxy%2Fword@proxy.example:3128")
     monkeypatch.setattr(sys, "argv", ["run.py", "--data", "https://me:typed-word@host/x"])
@@ -103,7 +103,7 @@ def test_secrets_of_the_environment_and_the_command_are_hidden_in_every_spelling
 def test_a_raw_slash_in_a_password_of_the_environment_is_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No valid address, and still a password."""
+    """The address is invalid, but the password is still one."""
     address = "http://someone:a/slashed#word@host:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert "slashed" not in redacted(f"port could not be cast: {address}")
@@ -126,5 +126,5 @@ def test_an_everyday_word_is_hidden_only_where_it_is_a_password(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "--data", "https://me:vistune@host/x"])
     assert redacted("vistune ssl --study vistune") == "vistune ssl --study vistune"
-    monkeypatch.setenv("WANDB_API_KEY", "vistune")  # a key is one wherever it stands
+    monkeypatch.setenv("WANDB_API_KEY", "vistune")  # a key is hidden wherever it occurs
     assert redacted("/data/vistune/runs") == "/data/***/runs"

@@ -1,5 +1,5 @@
-"""`python tune/run.py segment` on a folder of pairs: damaged masks, kills, and an MLflow that is
-not there."""
+"""`python tune/run.py segment` on a folder of pairs: damaged masks, kills, and an unreachable
+MLflow."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ DAMAGED = ("0003_mask.png", "0007_mask.png")
 
 
 class Segment(Command):
-    """The same with `segment`, on a folder of pairs in the satellite layout."""
+    """The command `segment` on a folder of pairs in the satellite layout."""
 
     experiment = "segment"
     settings = ("data.image_size=32", "train.epochs=4", "train.epoch_images=64", "backbone.width=8")
@@ -37,7 +37,7 @@ class Segment(Command):
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """40 + 8 images whose halves are forest and water, in colours that tell them apart."""
+    """Write 40 + 8 images whose halves are forest and water, in clearly different colours."""
     rng, root = np.random.default_rng(0), tmp_path / "pairs"
     for part, count in (("train", 40), ("validation", 8)):
         (root / part).mkdir(parents=True)
@@ -55,7 +55,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def damage(root: Path) -> None:
-    """One mask cut off, as by a full disk; one with the code that has no class."""
+    """Cut off one mask, as a full disk does; give another the colour that has no class."""
     cut, red = (root / "train" / name for name in DAMAGED)
     cut.write_bytes(cut.read_bytes()[:60])
     Image.new("RGB", (SIDE, SIDE), (255, 0, 0)).save(red)
@@ -98,7 +98,7 @@ def test_killed_without_mlflow_it_goes_on_and_sync_fills_it_in(tmp_path: Path, p
     storage = ["--storage", str(command.storage)]
     subprocess.run([*report, "sync", *storage], check=True, timeout=200, capture_output=True)
     check_mlflow(command, TRIALS)
-    # it draws what is still to be drawn
+    # `html` draws the missing pictures
     page = [*report, "html", "segment", *storage]
     subprocess.run(page, check=True, timeout=200, capture_output=True)
     assert sorted(

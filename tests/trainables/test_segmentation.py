@@ -1,5 +1,5 @@
-"""The segmentation trainable against torch, scikit-learn, an uninterrupted run and what its
-pictures must hold."""
+"""The segmentation trainable against torch, scikit-learn and an uninterrupted run, and the content
+of its pictures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shapes, Path]:
 
 def test_it_learns_shapes(run: tuple[Shapes, Path]) -> None:
     metrics = run[0].test()
-    assert metrics["test/miou"] > 0.8  # all ground: .24
+    assert metrics["test/miou"] > 0.8  # predicting only ground gives .24
     assert set(metrics) == {
         f"test/{name}"
         for name in (
@@ -104,7 +104,7 @@ def test_metrics_are_scikit_learns(run: tuple[Shapes, Path]) -> None:
     )
     reference = functional.cross_entropy(logits, masks.long(), ignore_index=IGNORE)
     np.testing.assert_allclose(metrics["val/loss"], reference.item(), rtol=1e-5)
-    assert metrics["val/miou"] < metrics["val/miou_masked"]  # the unknown rows are false positives
+    assert metrics["val/miou"] < metrics["val/miou_masked"]  # unknown rows give false positives
 
 
 @pytest.mark.parametrize("die_after", [1, 2, 3])
@@ -192,13 +192,13 @@ def test_auxiliary_head_adds_its_share() -> None:
             for x in (logits, auxiliary)
         )
         torch.testing.assert_close(model(batch), one + 0.4 * two, rtol=1e-4, atol=1e-5)
-        model(batch.slice(0, 1))  # what a micro-batch comes to where memory is short
+        model(batch.slice(0, 1))  # a micro-batch may shrink to one image when memory runs out
     without = segmentation(replace(config, loss=SegmentationLossConfig(aux_weight=0.0)))
     assert without.net.aux_classifier is None
 
 
 def test_auxiliary_head_under_a_frozen_backbone(tmp_path: Path) -> None:
-    """It is there in training and in training only, whichever came first."""
+    """It exists in training only, whichever mode came first."""
     file = backbone_file(tmp_path / "b.pt", BackboneConfig(name="resnet50"))
     config = shapes_config(
         model=ModelConfig(name="deeplabv3-resnet50"),
@@ -224,7 +224,7 @@ def test_a_class_of_one_mask_in_thousands_has_a_weight() -> None:
     split = Split(np.zeros((2000, 3, 2, 2), np.uint8), None, np.arange(2000), masks)
     np.testing.assert_array_equal(class_pixels(split, 4), [3999, 3999, 1, 0])
     np.testing.assert_array_equal(class_pixels(split, 2) > 0, True)
-    assert class_pixels(split, 2).sum() <= 512 * 4  # a sample where that is enough
+    assert class_pixels(split, 2).sum() <= 512 * 4  # a sample of the masks, where that is enough
 
 
 def backbone_file(path: Path, config: BackboneConfig | None = None) -> Path:
@@ -295,7 +295,7 @@ def test_export_gives_back_the_model_and_its_backbone(
     assert other.validate()["val/miou"] != model.validate()["val/miou"]
     other.load_export(tmp_path / BEST)
     assert other.validate() == model.validate()
-    # what `classify` does with it
+    # as `classify` loads it
     build_backbone(shapes_config().backbone).load_state_dict(load_backbone_state(tmp_path / BEST))
 
 

@@ -1,5 +1,5 @@
-"""SimCLR, MoCo v2, VICReg and DINO: their losses against lightly's own and against the papers'
-formulas in NumPy, and their runs against uninterrupted ones."""
+"""SimCLR, MoCo v2, VICReg and DINO: their losses against lightly's own and the papers' formulas in
+NumPy, and their runs against uninterrupted ones."""
 
 import copy
 import re
@@ -90,7 +90,7 @@ def unit(z: np.ndarray) -> np.ndarray:
 
 
 def nt_xent(model: Any, one: np.ndarray, two: np.ndarray) -> float:
-    """Chen et al. 2020, equation 1, over the 2 B views as anchors."""
+    """NT-Xent of Chen et al. 2020, equation 1, with all 2 B views as anchors."""
     z = unit(np.concatenate([one, two]))
     similar = z @ z.T / model.config.head.temperature
     np.fill_diagonal(similar, -np.inf)
@@ -100,7 +100,7 @@ def nt_xent(model: Any, one: np.ndarray, two: np.ndarray) -> float:
 
 
 def info_nce(model: Any, one: np.ndarray, two: np.ndarray) -> float:
-    """He et al. 2020, equation 1."""
+    """InfoNCE of He et al. 2020, equation 1."""
     queue = model.loss.memory_bank.bank.numpy()
     query, key = unit(one), unit(two)
     own = (query * key).sum(1, keepdims=True)
@@ -109,7 +109,7 @@ def info_nce(model: Any, one: np.ndarray, two: np.ndarray) -> float:
 
 
 def vicreg(model: Any, one: np.ndarray, two: np.ndarray) -> float:
-    """Bardes et al. 2022, equations 1 to 6."""
+    """VICReg's loss of Bardes et al. 2022, equations 1 to 6."""
 
     def hinge(z: np.ndarray) -> float:
         return np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + 1e-4)).mean()
@@ -126,7 +126,8 @@ def vicreg(model: Any, one: np.ndarray, two: np.ndarray) -> float:
 
 
 def cross_entropy(model: Any, students: np.ndarray, teachers: np.ndarray) -> float:
-    """Caron et al. 2021, equation 3: over pairs of different views, (views, B, K) each."""
+    """DINO's loss of Caron et al. 2021, equation 3, over pairs of different views, (views, B, K)
+    each."""
     center = model.loss.center.numpy()[0, 0]
     target = np.exp(log_softmax((teachers - center) / model.temperature))
     said = log_softmax(students / model.config.head.student_temperature)
@@ -160,7 +161,7 @@ def expected_loss(name: str, model: Any, views: list[Tensor]) -> float:
 @every_method
 def test_loss_is_the_papers(name: str) -> None:
     model = model_of(name)
-    model.eval()  # so that a second forward pass is the same
+    model.eval()  # makes a second forward pass equal the first
     if name == "ssl-dino":
         model.loss.center.normal_(std=0.1)
         model.temperature = 0.05
@@ -171,7 +172,7 @@ def test_loss_is_the_papers(name: str) -> None:
 
 @every_method
 def test_loss_is_lightlys_in_float32_even_where_networks_are_not(name: str) -> None:
-    """In bfloat16 a similarity has three digits."""
+    """In bfloat16 a similarity has only three digits."""
     model = model_of(name)
     model.eval()
     batch = first_batch(model)
@@ -201,7 +202,7 @@ def test_loss_is_lightlys_in_float32_even_where_networks_are_not(name: str) -> N
 
 
 def run(name: str, directory: Path, die_after: int | None = None, config: Any = None) -> Any:
-    """Train; raise KeyboardInterrupt in place of a report. Returns model and reports."""
+    """Train, raising KeyboardInterrupt in place of a report if asked. Return model and reports."""
     reports: list[dict[str, float]] = []
 
     def report(epoch: int, metrics: dict[str, float]) -> bool:
@@ -221,7 +222,7 @@ Whole = Callable[[str], tuple[Any, list[dict[str, float]], Path]]
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """Name of an experiment -> its trained model, reports and folder."""
+    """Return {name of an experiment: its trained model, reports and folder}."""
 
     @cache
     def trained(name: str) -> tuple[Any, list[dict[str, float]], Path]:
@@ -236,7 +237,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def test_resumed_run_equals_uninterrupted_run(
     name: str, uninterrupted: Whole, tmp_path: Path
 ) -> None:
-    """The queue of MoCo and the center of DINO are part of it."""
+    """MoCo's queue and DINO's center are part of the state."""
     whole, expected, _ = uninterrupted(name)
     with pytest.raises(KeyboardInterrupt):
         run(name, tmp_path / "killed", die_after=1)
@@ -294,7 +295,7 @@ def test_its_network_is_printed(name: str, tmp_path: Path) -> None:
 
 
 def test_a_queue_holds_the_last_keys() -> None:
-    """A queue of 40 after batches of 32 and 8: those 40, the oldest first."""
+    """A queue of 40 after batches of 32 and 8 contains exactly those 40 keys, the oldest first."""
     model = model_of("ssl-moco")
     model.train()
     expected = []
@@ -360,7 +361,7 @@ def test_local_views_are_small_and_for_the_student_alone() -> None:
 
 @every_method
 def test_a_batch_stays_whole(name: str) -> None:
-    """A micro-batch would have other negatives, statistics or centers."""
+    """A micro-batch would change the negatives, statistics or centers."""
     flat = EXPERIMENTS[name].presets["tiny"] | {"train.micro_batch": 8}
     with pytest.raises(UserError, match="this loss compares"):
         build(EXPERIMENTS[name].config, flat)
@@ -387,7 +388,7 @@ def test_without_lightly_the_remedy_is_named(name: str, monkeypatch: pytest.Monk
 def test_workers_that_cannot_share_a_batch_are_refused_before_any_trial(
     name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of 32, 64 or 128 images; 96 can be shared by three."""
+    """Batches have 32, 64 or 128 images, which three workers cannot share; 96 they can."""
     monkeypatch.setattr(lightly_methods, "find_spec", lambda name: object())
     three = ("--data", "digits", "--workers", "3", "--plan")
     said = call(name, *three)
@@ -420,7 +421,7 @@ def test_a_comparison_asks_for_lightly_before_any_side_trains(
 def test_a_queue_has_at_most_one_key_a_training_image(
     wanted: int, keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made with as many keys as the line at the start says, and a metric records it."""
+    """The queue gets as many keys as the line at startup says, and a metric records the number."""
     config = config_of("ssl-moco", queue=wanted)
     data = load_dataset(config.data)
     keys = keys or len(data.train.indices)
@@ -434,7 +435,7 @@ def test_a_queue_has_at_most_one_key_a_training_image(
     most = len(data.train.indices)
     assert said == f"queue of {keys} keys (in every trial at most {most}: one a training image)"
 
-    # a trial that began with a longer one keeps it
+    # a trial that began with a longer queue keeps it
     state = model.changing_state()
     longer = torch.rand(keys + 3, 16)
     model.load_changing_state(state | {"queue.keys": longer})
@@ -443,7 +444,7 @@ def test_a_queue_has_at_most_one_key_a_training_image(
 
 
 class FakeLightly:
-    """The parts of lightly that MoCo is made of, without what they compute."""
+    """The parts of lightly from which MoCo is built, without their computations."""
 
     class NTXentLoss:
         def __init__(self, memory_bank_size: tuple[int, int], **_: Any) -> None:
@@ -472,7 +473,8 @@ def test_views_of_moco_are_those_of_version_2() -> None:
 
 
 def test_methods_are_compared_on_the_same_images_and_epochs() -> None:
-    """What a study does not search is the same for all, but for the method's own."""
+    """Values that a study does not search are the same for all methods, except for a method's
+    own."""
     ssl = EXPERIMENTS["ssl"]
     comparison = ssl.comparisons["ssl-methods"]
     sides = {name: side_of(ssl, setting) for name, setting in comparison.settings.items()}
@@ -498,7 +500,7 @@ def test_all_methods_are_searched_and_stand_in_one_table(call: Call, tmp_path: P
     pins = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *BYOL)
     said = call("ssl", "--compare", "ssl-methods", *short, *pins, "--pictures", "none")
     assert said.code == 0, said.err
-    # MLflow shows a run below another of the same experiment alone.
+    # MLflow nests a run only below a run of the same experiment.
     for log in (tmp_path / "runs").glob("ssl-methods*/events.jsonl"):
         first = EventLog.read(log, 0, limit=1)[0][0]
         assert first["experiment"] == "ssl"

@@ -1,4 +1,5 @@
-"""Small networks of timm under the trainables that take a backbone: a trial, its file, serving."""
+"""Small networks of timm under the trainables that take a backbone: a trial, its backbone file,
+serving."""
 
 from dataclasses import replace
 from pathlib import Path

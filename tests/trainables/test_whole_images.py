@@ -1,5 +1,5 @@
-"""Segmentation is judged on whole rectangles: against NumPy at the shape of each image, and against
-what the served model answers to it."""
+"""Segmentation is evaluated on whole rectangles: compared with NumPy at the shape of each image,
+and with the output of the served model."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ CLASSES = ("ground", "object")
 
 
 def folder(root: Path, count: int = 24) -> Path:
-    """Images of five shapes; class 1 lies in the margins that a centred square cuts off."""
+    """Write images of five shapes. Class 1 is in the margins that a centred square would cut
+    off."""
     for number in range(count):
         height, width = SHAPES[number % len(SHAPES)]
         rng = np.random.default_rng(number)
@@ -57,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Segmentation:
 
 
 def resized(path: Path, values: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask with a shorter side of S, by Pillow alone."""
+    """Return image and mask with a shorter side of S, by Pillow alone."""
     image, mask = Image.open(path), Image.open(values)
     factor = S / min(image.size)
     size = (round(image.width * factor), round(image.height * factor))
@@ -68,7 +69,7 @@ def resized(path: Path, values: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answers(model: Segmentation, images: list[np.ndarray]) -> list[np.ndarray]:
-    """The network's class of every pixel, one image at a time."""
+    """Return the network's class of every pixel, one image at a time."""
     mean, std = mean_std("imagenet", torch.device("cpu"))
     model.eval()
     found = []
@@ -113,7 +114,7 @@ def test_metrics_are_numpys_at_the_shape_of_each_image(model: Segmentation, spli
         for unit, guess, (_, truth) in zip(
             outcomes.overlaps["test/miou"], predicted, pairs, strict=True
         ):
-            assert unit[1, 0] == ((guess == 1) & (truth == 1)).sum()  # each image in its place
+            assert unit[1, 0] == ((guess == 1) & (truth == 1)).sum()  # every image is in its place
 
 
 def test_the_served_model_answers_what_is_judged(model: Segmentation, tmp_path: Path) -> None:

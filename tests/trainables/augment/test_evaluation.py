@@ -1,4 +1,4 @@
-"""Batches of evaluation against the whole split at once."""
+"""Evaluation in batches gives the same result as evaluation of the whole split at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,8 @@ def test_batches_are_the_whole_in_order(channels_last: bool) -> None:
 def test_large_images_are_judged_a_few_at_a_time(
     make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training halves its micro-batches where memory is short; nothing does so for validation."""
+    """Training halves its micro-batches when memory runs out; validation cannot, so its batches are
+    small."""
     model, seen = make(), []
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     monkeypatch.setattr("trainables.augment.evaluation.IMAGES", 20)

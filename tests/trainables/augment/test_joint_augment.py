@@ -1,4 +1,4 @@
-"""Joint augmentation against torchvision, pair by pair, on the same drawn parameters."""
+"""Joint augmentation against torchvision, pair by pair, with the same drawn parameters."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def pairs(count: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def jittered(image: Tensor, draws: JointDraws, index: int) -> Tensor:
-    """Colour jitter by torchvision."""
+    """Return the image with colour jitter by torchvision."""
     if draws.colour.jitter[index]:
         changes = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
         for number in draws.colour.order[index].tolist():
@@ -37,7 +37,7 @@ def jittered(image: Tensor, draws: JointDraws, index: int) -> Tensor:
 def reference(
     image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int, jitter_first: bool
 ) -> tuple[Tensor, Tensor]:
-    """One pair by torchvision: jitter, resize, pad, crop, flips, turn, normalise."""
+    """Augment one pair with torchvision: jitter, resize, pad, crop, flip, rotate, normalise."""
     side = max(1, round(float(draws.scale[index]) * size))
     spare = abs(side - size)
     top, left = (min(int(at * (spare + 1)), spare) for at in draws.at[index])
@@ -61,7 +61,7 @@ def reference(
     return TF.normalize(image, *MEAN_STD["imagenet"])[0], mask[0, 0]
 
 
-# odd: no centre lies between two pixels, where torch's nearest depends on rounding
+# odd sizes: no centre lies between two pixels, where torch's nearest depends on rounding
 @pytest.mark.parametrize(("size", "jitter_first"), [(17, True), (31, True), (31, False)])
 def test_equals_torchvision_pair_by_pair(size: int, jitter_first: bool):
     images, masks = pairs(48, size)
@@ -133,8 +133,8 @@ def test_padding_is_black_and_ignored_and_nothing_else_is():
 
 
 def test_jitter_neither_greys_the_padding_nor_is_shifted_by_it():
-    """Uniform grey keeps its level under contrast jitter, as its own mean, however much of the view
-    is padding."""
+    """Contrast jitter leaves uniform grey, which is its own mean, at its level, however much of the
+    view is padding."""
     size = 16
     images = torch.full((64, 3, size, size), 128, dtype=torch.uint8)
     masks = torch.zeros(64, size, size, dtype=torch.uint8)

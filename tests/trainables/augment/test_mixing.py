@@ -1,4 +1,4 @@
-"""Mixup and CutMix against NumPy, and the distribution of their shares."""
+"""Mixup and CutMix against NumPy, and the distribution of their mixing shares."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def drawn(count: int, mixup: float, cutmix: float, size: int = 8) -> tuple[Mix, 
 
 def test_mixup_is_equation_1() -> None:
     mix, images = drawn(32, 0.8, 0.0)
-    # image and label of the same partner
+    # an image and its label come from the same partner
     np.testing.assert_array_equal(mix.images.numpy(), images.numpy()[mix.targets.numpy()])
     assert sorted(mix.targets.tolist()) == list(range(32))
     x, partners = torch.rand(32, 3, 8, 8), torch.rand(32, 3, 8, 8)

@@ -16,23 +16,23 @@ from trainables.augment.view_config import PRESETS
 from trainables.augment.views import Augment
 
 TOLERANCE = 2e-5
-"""Largest difference of any value in [0, 1]: a two-hundredth of a grey level."""
+"""Largest allowed difference of a value in [0, 1]: a two-hundredth of a grey level."""
 STEPPED = ("shear_x", "shear_y", "rotate", "posterize", "solarize", "equalize")
-"""Where a rounding can tip a whole pixel over a step: to another neighbour, or another level."""
+"""Operations in which rounding can move a whole pixel to another neighbour or another level."""
 _WIDE = v2.TrivialAugmentWide()
 _NAMES = tuple(_WIDE._AUGMENTATION_SPACE)
 
 
 def torchvisions(image: Tensor, operation: int, magnitude: float) -> Tensor:
-    """`image` (3, H, W) float in [0, 1] through torchvision's own operation."""
+    """Apply torchvision's own operation to `image` (3, H, W), float in [0, 1]."""
     return _WIDE._apply_image_or_video_transform(
         image, _NAMES[operation], magnitude, _WIDE.interpolation, _WIDE._fill
     )
 
 
 def pictures(count: int, height: int, width: int) -> Tensor:
-    """float32 of whole grey levels: smooth parts, noise, a constant channel and one of two levels.
-    (count, 3, height, width)."""
+    """Return float32 images (count, 3, height, width) of whole grey levels: smooth parts, noise, a
+    constant channel and one of two levels."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(
@@ -54,7 +54,7 @@ def test_the_operations_and_their_strengths_are_torchvisions() -> None:
     for row, (strengths, _) in zip(table, _WIDE._AUGMENTATION_SPACE.values(), strict=True):
         theirs = strengths(BINS, 32, 32)
         expected = torch.zeros(BINS) if theirs is None else theirs.float()
-        # Translations are whole pixels: torchvision cuts the fraction off when it applies them.
+        # Translations are whole pixels: torchvision truncates the strength when it applies them.
         torch.testing.assert_close(
             row, expected.trunc() if expected.max() == 32 else expected, rtol=0, atol=0
         )
@@ -79,7 +79,7 @@ def test_every_operation_equals_torchvision(operation: int, height: int, width: 
         ]
     )
     equal = (ours - theirs).abs() <= TOLERANCE
-    # half-way between two pixels either is the nearest
+    # half-way between two pixels, either may be taken as the nearest
     if OPERATIONS[operation] in ("shear_x", "shear_y", "rotate"):
         assert equal.float().mean() > 0.999
     else:
@@ -122,7 +122,7 @@ def test_draws_are_distributed_as_in_torchvision(monkeypatch: pytest.MonkeyPatch
     assert (
         chisquare([sum(n for (o, _), n in ours.items() if o == k) for k in range(14)]).pvalue > 1e-3
     )
-    for k in range(14):  # per operation: the same strengths, the same share of negative ones
+    for k in range(14):  # per operation: the same strengths and the same share of negative ones
         mine, theirs = (
             [(m, n) for (o, m), n in counts.items() if o == k] for counts in (ours, drawn)
         )

@@ -1,5 +1,5 @@
-"""Augmentation against torchvision: every operation and whole policies for the same draws, per
-image; and the distribution of the draws."""
+"""Augmentation against torchvision: every operation and whole policies with the same draws for each
+image, and the distribution of the draws."""
 
 import math
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 
 TOLERANCE = 2e-5
-"""Largest difference of any value in [0, 1], float32 against torchvision's float32: a two-hundredth
-of a grey level."""
+"""Largest allowed difference of a value in [0, 1] between our float32 and torchvision's: a
+two-hundredth of a grey level."""
 SIGNIFICANCE = 1e-3
-"""Of the distribution tests; seeds are fixed, so they pass or fail once and for all."""
+"""Level of the distribution tests. Seeds are fixed, so a test passes always or never."""
 EVERYTHING = AugmentConfig(
     crop_scale_min=0.1,
     crop_scale_max=0.9,
@@ -82,8 +82,8 @@ def one_thread() -> Iterator[None]:
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """uint8 images with smooth parts, hard edges, saturated and gray pixels and noise. (count, 3,
-    height, width)."""
+    """Return uint8 images (count, 3, height, width) with smooth parts, hard edges, saturated and
+    gray pixels and noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = (
@@ -102,7 +102,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def jittered(x: Tensor, draws: Draws, i: int) -> Tensor:
-    """Colour jitter through torchvision's functional."""
+    """Return the image with colour jitter by torchvision's functional."""
     if draws.jitter[i]:
         for kind in draws.order[i].tolist():
             factor = draws.factors[i, kind].item()
@@ -113,8 +113,8 @@ def jittered(x: Tensor, draws: Draws, i: int) -> Tensor:
 
 
 def reference(image: Tensor, draws: Draws, i: int, policy: AugmentConfig, size: int) -> Tensor:
-    """One image through torchvision's functional, with the parameters drawn for image i. (3, size,
-    size), not normalised."""
+    """Augment one image with torchvision's functional and the parameters drawn for image i. Return
+    it (3, size, size) before normalisation."""
     x = F.to_dtype(image, torch.float32, scale=True)
     top, left, height, width = draws.boxes(tuple(image.shape[-2:]), policy.crop_ratio)[i].tolist()
     x = F.resized_crop(x, top, left, height, width, [size, size], antialias=True)
@@ -134,14 +134,14 @@ def reference(image: Tensor, draws: Draws, i: int, policy: AugmentConfig, size: 
 
 
 def ours_back(view: Tensor, policy: AugmentConfig) -> Tensor:
-    """What it was before it was normalised."""
+    """Undo the normalisation."""
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in MEAN_STD[policy.normalize])
     return view * std + mean
 
 
 def near_threshold(image: Tensor, policy: AugmentConfig) -> Tensor:
-    """Values so close to the solarize threshold that rounding decides on which side they fall,
-    before and after the inversion."""
+    """Mark values so close to the solarize threshold, before or after inversion, that rounding
+    decides on which side they fall."""
     t = policy.solarize_threshold
     return ((image - t).abs() < TOLERANCE) | ((image - (1 - t)).abs() < TOLERANCE)
 
@@ -236,7 +236,7 @@ def test_grayscale_and_solarize_equal_torchvision() -> None:
     torch.testing.assert_close(
         image_ops.gray(images), F.rgb_to_grayscale(images, 1), rtol=0, atol=TOLERANCE
     )
-    # a value that equals the threshold is inverted
+    # a value equal to the threshold is inverted
     for threshold in (0.0, 0.5, images[0, 0, 5, 5].item(), 1.0):
         ours = image_ops.solarize_(images.clone(), threshold)
         torch.testing.assert_close(ours, F.solarize(images, threshold), rtol=0, atol=1e-6)
@@ -262,7 +262,7 @@ def test_policy_equals_torchvision_per_image(name: str, policy: AugmentConfig, s
                 if draws.solarize[i]
                 else torch.ones_like(theirs, dtype=torch.bool)
             )
-            # a resampled value that differs by a rounding may fall on another side of a step
+            # after resampling, rounding may move a value across a step
             if OPERATIONS[draws.operation[i]] in STEPPED:
                 compared &= (ours_back(ours[i], policy) - theirs).abs() < TOLERANCE
             assert compared.float().mean() > 0.9
@@ -295,8 +295,8 @@ def test_evaluation_view_equals_torchvision(normalize: str) -> None:
 
 @pytest.mark.heavy
 def test_crop_boxes_are_distributed_as_in_torchvision() -> None:
-    # The second is so wide that most first attempts fail, the third so narrow that all fail: the
-    # central crop.
+    # The second crop is so wide that most first attempts fail. The third is so narrow that all
+    # attempts fail and the central crop is taken.
     for (height, width), scale, ratio in [
         ((84, 84), (0.08, 1.0), 4 / 3),
         ((40, 160), (0.3, 1.0), 2.0),
@@ -315,7 +315,7 @@ def test_crop_boxes_are_distributed_as_in_torchvision() -> None:
 
 
 def test_central_crop_is_torchvisions() -> None:
-    # twenty times as wide as high: fits nowhere below
+    # twenty times as wide as high, so it fits none of the sizes below
     never = torch.ones(1, 10), torch.full((1, 10), 3.0), torch.zeros(1, 2)
     for height, width in [(10, 100), (100, 10), (30, 33)]:
         ours = resampling.crop_boxes(*never, (height, width), 4 / 3)[0].tolist()
@@ -432,7 +432,7 @@ def test_black_stays_black_and_gray_stays_gray() -> None:
     black = Augment(policy, 24)(torch.zeros(64, 3, 30, 30, dtype=torch.uint8), generator())
     assert black.abs().max() == 0
     views = Augment(policy, 24)(pictures(64, 30, 30)[:, :1].expand(-1, 3, -1, -1), generator())
-    # the gray weights add up to 0.9999
+    # the gray weights sum to 0.9999
     torch.testing.assert_close(views[:, 0], views[:, 1], rtol=0, atol=1e-3)
     torch.testing.assert_close(views[:, 0], views[:, 2], rtol=0, atol=1e-3)
     assert views.std() > 0.1
@@ -462,7 +462,7 @@ def test_uint8_and_float_images_give_the_same_views() -> None:
     images, augment = pictures(40, 50, 40), Augment(EVERYTHING, 32)
     draws = augment.draw(40, generator())
     ours, theirs = augment.apply(images, draws), augment.apply(images / 255, draws)
-    # all but pixels at the threshold of solarize
+    # equal except for pixels at the threshold of solarize
     assert ((ours - theirs).abs() < 1e-4).float().mean() > 0.999
 
 
@@ -476,7 +476,7 @@ def test_autocast_changes_nothing(name: str, policy: AugmentConfig) -> None:
 
 
 def test_no_value_is_read_back_from_the_device() -> None:
-    # A meta tensor has no values: whatever makes the host wait for the device raises.
+    # A meta tensor has no values, so any operation that makes the host wait for the device raises.
     for _, policy in POLICIES:
         augment = Augment(policy, 16)
         out = augment.apply(

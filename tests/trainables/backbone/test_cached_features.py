@@ -1,5 +1,5 @@
-"""Kept features against the backbone itself, a head trained by hand, an uninterrupted run; entries
-on disk under kills and full disks."""
+"""Cached features against the backbone itself, a head trained by hand and an uninterrupted run;
+cache entries on disk under kills and full disks."""
 
 import json
 import os
@@ -50,7 +50,7 @@ Reports = list[dict[str, float]]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of features; the images are in the session's."""
+    """Return the folder of cached features. Images stay in the session's cache."""
     folder = tmp_path / "cache"
     monkeypatch.setattr("trainables.backbone.feature_store.default_cache_dir", lambda: folder)
     return folder / "features"
@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ClassifierConfig:
-    """Frozen at a calibrated random backbone."""
+    """Return a config whose frozen backbone is random and calibrated."""
     return frozen_config(tmp_path_factory.mktemp("backbone"))
 
 
@@ -87,7 +87,7 @@ def without_times(reports: Reports) -> Reports:
     return [{k: v for k, v in metrics.items() if not k.startswith("time/")} for metrics in reports]
 
 
-# what is looked up equals what would be computed
+# looked-up features equal computed ones
 
 
 def test_a_view_is_a_function_of_data_seed_view_and_image(config: ClassifierConfig) -> None:
@@ -103,7 +103,7 @@ def test_a_view_is_a_function_of_data_seed_view_and_image(config: ClassifierConf
         torch.cat(list(other.batches(torch.device("cpu")))),
     )
     assert torch.equal(views, again)
-    for row in (0, 199, 200, 431):  # each alone, from its own image
+    for row in (0, 199, 200, 431):  # each view alone, from its own image
         alone = one.augment.apply(one.split.batch(np.array([row % 200])), one.draws[row : row + 1])
         torch.testing.assert_close(views[row], alone[0])
     assert not torch.equal(views[0], views[200])
@@ -180,7 +180,7 @@ def test_a_run_on_kept_features_equals_the_run_without(
         config, aug=aug, head=head, loss=LossConfig(label_smoothing=0.1, focal_gamma=0.5)
     )
     kept, kept_reports = run(config, tmp_path / "kept")
-    # of the training views, of val, and of training images that pictures show
+    # entries for the training views, for val, and for the training images shown in pictures
     assert len(entries(cache)) == 3
     bare, bare_reports = run(
         replace(config, features=FeaturesConfig(views=3, cache=False)), tmp_path / "bare"
@@ -199,7 +199,7 @@ def test_a_run_on_kept_features_equals_the_run_without(
 def test_a_head_by_hand_on_features_of_fixed_views(
     config: ClassifierConfig, tmp_path: Path
 ) -> None:
-    """Views image by image, torch's SGD and cross-entropy."""
+    """The reference augments image by image and trains with torch's SGD and cross-entropy."""
     config = replace(
         config,
         optim=OptimConfig(name="sgd", lr=0.1, weight_decay=0.0),
@@ -230,11 +230,11 @@ def test_a_head_by_hand_on_features_of_fixed_views(
     torch.testing.assert_close(model.head[0].weight, probe.weight, rtol=1e-4, atol=1e-5)
 
 
-# it saves what it says
+# the savings it reports
 
 
 class Counted(Exception):
-    """The backbone has been called."""
+    """Raised when the backbone is called."""
 
 
 def fail_when_called(model: Classifier) -> None:
@@ -247,7 +247,8 @@ def fail_when_called(model: Classifier) -> None:
 def test_the_second_trial_never_calls_the_backbone(
     config: ClassifierConfig, tmp_path: Path
 ) -> None:
-    """Another seed, head, optimizer and loss, in what could be another process."""
+    """The second trial has another seed, head, optimizer and loss; it could run in another
+    process."""
     _, first = run(config, tmp_path / "first")
     other = replace(
         config,
@@ -270,7 +271,7 @@ def test_the_second_trial_never_calls_the_backbone(
     assert first[2]["time/features_s"] == 0.0
     assert all(metrics["time/saved_s"] > 0 for metrics in reports)
     with pytest.raises(Counted):
-        model.test()  # nobody has asked for the test split before
+        model.test()  # the features of the test split were never computed
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path
 def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: Path) -> None:
     config = replace(config, train=replace(config.train, batch_size=10))
     data = Classifier.load_data(config.data)
-    for _ in range(2):  # what already exists makes no other estimate
+    for _ in range(2):  # entries that exist already do not change the estimate
         cost = profile(EXPERIMENTS["classify"], config, data)
         sizes = sorted(
             len(np.load(cache / key / "features.npy", mmap_mode="r")) for key in entries(cache)
@@ -358,7 +359,7 @@ def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: 
         assert cost.setup_seconds < 10 * sum(seconds)  # 600 views instead of 120, and val
 
 
-# the key
+# the cache key
 
 
 def test_what_the_key_depends_on(config: ClassifierConfig) -> None:
@@ -430,7 +431,7 @@ def test_resume_is_exact(
         key.startswith("backbone")
         for key in torch.load(tmp_path / "killed" / LAST, weights_only=True)["model"]
     )
-    if lost:  # removed for want of room meanwhile
+    if lost:  # the entries were evicted meanwhile
         for key in entries(cache):
             (cache / key / "meta.json").unlink()
     torch.randn(5)
@@ -446,8 +447,8 @@ def test_resume_is_exact(
 def test_two_workers_train_the_head_that_one_does(
     config: ClassifierConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
-    """Each has the whole batch's features and takes its share; one that cannot keep features
-    computes them, and nobody waits for it."""
+    """Each worker has the features of the whole batch and takes its share. A worker that cannot
+    cache features computes them, and no worker waits for it."""
 
     class Worker:
         device, world_size = torch.device("cpu"), 2
@@ -478,7 +479,7 @@ def test_two_workers_train_the_head_that_one_does(
 
 
 def rows_of(value: float, n: int = 100) -> Callable[[], Iterator[Tensor]]:
-    """Entries of 5 features a row, in two batches."""
+    """Return a function that yields the features of an entry, 5 to a row, in two batches."""
     return lambda: iter([torch.full((n // 2, 5), value), torch.full((n - n // 2, 5), value + 1)])
 
 
@@ -511,10 +512,10 @@ def test_who_dies_while_building_leaves_nothing(cache: Path) -> None:
     child = os.fork()
     if not child:
         open_features("aa1", (100, 5), dying, cache.parent)
-        os._exit(1)  # not reached
+        os._exit(1)  # never reached
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert [path.name for path in cache.glob("*.building")] == ["aa1.building"]
-    opened(cache, "bb1")  # sweeps
+    opened(cache, "bb1")  # sweeps leftovers
     assert not list(cache.glob("*.building"))
     assert (opened(cache, "aa1", 3.0).rows[:50] == 3).all()
 
@@ -541,14 +542,14 @@ def test_a_build_in_progress_is_not_swept(cache: Path) -> None:
     go_on.set()
     for builder in builders:
         builder.join()
-    assert made == [1]  # the other has waited for it
+    assert made == [1]  # the other thread waited for the build
     assert opened(cache, "aa1").rows.sum() == 250
 
 
 def test_who_waits_for_anothers_build_does_not_hang(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watchdog would end it, and after three times its trial."""
+    """Without beats the watchdog would end the waiting process, and the trial after three times."""
     alive = threading.Semaphore(0)
     monkeypatch.setattr(feature_store, "_BEAT_S", 0.01)
     monkeypatch.setattr(watchdog, "beat", alive.release)
@@ -572,22 +573,22 @@ def test_a_damaged_entry_is_made_anew(cache: Path, damage: str) -> None:
     assert (opened(cache, "aa1", 7.0).rows[:50] == 7).all()
 
 
-# room
+# the size limit
 
 
 def test_the_longest_unused_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # three entries and their headers
+    # room for three entries with their headers
     monkeypatch.setenv("VISTUNE_FEATURES_GB", str(3.5 * 100 * 5 * 4 / 1e9))
     first = opened(cache, "aa1", 1.0)
     for number, key in enumerate(("aa1", "bb1", "cc1")):
         opened(cache, key)
         os.utime(cache / key, (number, number))
-    opened(cache, "aa1")  # used: now the last
+    opened(cache, "aa1")  # used now, so evicted last
     opened(cache, "dd1")
     assert entries(cache) == ["aa1", "cc1", "dd1"]
     opened(cache, "ee1", n=250)
     assert entries(cache) == ["ee1"]
-    assert (first.rows[:50] == 1).all()  # who had it open keeps it
+    assert (first.rows[:50] == 1).all()  # a reader that has the entry open keeps it
     assert len(list(cache.glob("*.lock"))) <= 257
 
 
@@ -637,7 +638,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_step_on_kept_features_is_fast(config: ClassifierConfig, tmp_path: Path) -> None:
-    """A coarse bound; benchmarks/features.py measures."""
+    """A loose bound; benchmarks/features.py measures the time."""
     model, _ = run(replace(config, train=replace(config.train, epochs=1)), tmp_path / "t")
     started = time.perf_counter()
     for step in range(200):

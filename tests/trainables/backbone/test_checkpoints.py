@@ -1,5 +1,5 @@
-"""Backbone files of other tools, built as those tools name their tensors: the same weights arrive,
-and what was done to the names is said."""
+"""Backbone files of other tools, with tensors named as those tools name them: the same weights are
+loaded, and the message says how names were changed."""
 
 import argparse
 import datetime
@@ -37,7 +37,7 @@ def body(state: State) -> State:
 
 
 def followed(state: State) -> State:
-    """A second copy with other values, as of a moving average."""
+    """Return a second copy with other values, like a moving average."""
     return {key: value + 1 for key, value in state.items()}
 
 
@@ -46,8 +46,8 @@ def head(name: str) -> State:
 
 
 def numbered(whole: State) -> State:
-    """The names of `nn.Sequential(*list(resnet18().children())[:-1])`, as lightly's examples have
-    them."""
+    """Return the state with the names of `nn.Sequential(*list(resnet18().children())[:-1])`, as in
+    lightly's examples."""
     net = torchvision.models.resnet18()
     net.load_state_dict(whole)
     state: State = nn.Sequential(*list(net.children())[:-1]).state_dict()
@@ -150,7 +150,8 @@ def test_the_weights_of_another_tool_arrive(tool: str, whole: State, tmp_path: P
 
 
 def test_files_without_counters_of_batches_load(whole: State, tmp_path: Path) -> None:
-    """As torch's own `load_state_dict` takes files from before BatchNorm counted."""
+    """torch's own `load_state_dict` also accepts files from before BatchNorm counted its
+    batches."""
     old = {k: v for k, v in whole.items() if not k.endswith("num_batches_tracked")}
     backbone, _ = load(tmp_path / "b.pth", under("module.", old))
     assert torch.equal(backbone.get_buffer("bn1.running_var"), whole["bn1.running_var"])
@@ -195,7 +196,7 @@ def test_a_refusal_names_the_first_missing_and_unexpected_tensors(
 
 
 def test_a_stem_of_another_size_is_told_by_its_kernel(whole: State, tmp_path: Path) -> None:
-    """As CIFAR's ResNets of solo-learn have it."""
+    """solo-learn's ResNets for CIFAR have such a stem."""
     small = whole | {"conv1.weight": torch.rand(64, 3, 3, 3)}
     message = refusal(tmp_path / "b.pth", under("backbone.", small))
     assert (

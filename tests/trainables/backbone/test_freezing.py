@@ -1,5 +1,5 @@
-"""Freeze policies by hand: which stages, which parameter groups, which learning rates, for every
-backbone."""
+"""Freeze policies by hand, for every backbone: which stages and parameter groups train, and at
+which learning rates."""
 
 import re
 
@@ -19,10 +19,10 @@ from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.config import build
 from trainables.errors import UserError
 
-# Backbone -> {stage: (kernels, biases and norm parameters)}, counted from the papers' tables: a
-# bottleneck has 3 convolutions with 2 norm parameters each, and the first block of a layer one more
-# on its shortcut; a ConvNeXt block has 3 weights with biases, a LayerNorm, and a layer scale, which
-# is exempt though torchvision shapes it (C, 1, 1).
+# Backbone -> {stage: (kernels, biases and norm parameters)}, counted from the papers' tables. A
+# bottleneck has 3 convolutions with 2 norm parameters each; the first block of a layer has one more
+# on its shortcut. A ConvNeXt block has 3 weights with biases, a LayerNorm, and a layer scale, which
+# is exempt although torchvision gives it the shape (C, 1, 1).
 TENSORS = {
     "tiny": {"stem": (1, 2), "layer1": (2, 4), "layer2": (3, 6), "layer3": (3, 6)},
     "cnn": {"block1": (1, 1), "block2": (1, 1)},
@@ -67,7 +67,7 @@ every_backbone = pytest.mark.parametrize("name", TENSORS)
 
 
 def backbone_of(name: str) -> nn.Module:
-    with torch.device("meta"):  # shapes without memory: VGG has half a gigabyte
+    with torch.device("meta"):  # shapes without memory: VGG takes half a gigabyte
         return build_backbone(BackboneConfig(name=name, width=8))  # type: ignore[arg-type]
 
 
@@ -134,8 +134,8 @@ Parts = dict[str, list[nn.Module]]
 def trained_at(
     parts: Parts, name: str, epoch: int, config: FreezeConfig
 ) -> list[tuple[str, int, int, float]]:
-    """(stage, kernels, exempt tensors, learning rate over the head's) of what trains in an epoch of
-    10: its gradients, its groups."""
+    """Return (stage, kernels, exempt tensors, learning rate relative to the head's) of each stage
+    that trains in an epoch of 10, from its gradients and parameter groups."""
     set_frozen(parts, frozen_modules(epoch, 10, list(parts), config))
     found: dict[str, tuple[str, int, int, float]] = {}
     for group in stage_groups(parts, nn.Linear(4, 2), 0.01, config)[2:]:
@@ -159,8 +159,8 @@ def trained_at(
 
 
 def by_hand(name: str, thawed: int) -> list[tuple[str, int, int, float]]:
-    """The last `thawed` stages; the last at .5 of the head's rate, each below at .8 of the one
-    above."""
+    """Return the last `thawed` stages. The last trains at .5 of the head's rate, each stage below
+    at .8 of the one above it."""
     rows = [(stage, *counts) for stage, counts in TENSORS[name].items()]
     return [
         (*row, pytest.approx(0.5 * 0.8**below))
@@ -180,8 +180,8 @@ def test_until_any_stage_by_hand(name: str) -> None:
         )
 
 
-# Stages of a network -> how many of them train in epochs 0 to 5 of 10, where all do after half of
-# the epochs.
+# Number of stages in a network -> how many of them train in epochs 0 to 5 of 10, if all train after
+# half of the epochs.
 GRADUAL = {
     2: (0, 0, 0, 1, 1, 2),
     4: (0, 0, 1, 2, 3, 4),
@@ -206,8 +206,8 @@ def test_probe_first_by_hand(name: str) -> None:
     assert trained_at(parts, name, 3, probe) == by_hand(name, len(TENSORS[name]))
 
 
-# BatchNorm layers of every stage. One follows each convolution of a ResNet, ResNet12, Conv-4 or
-# VGG-BN; the others have none.
+# BatchNorm layers of every stage. Each convolution of a ResNet, ResNet12, Conv-4 or VGG-BN is
+# followed by one; the other networks have none.
 NORMS = {
     "tiny": (1, 2, 3, 3),
     "cnn": (0, 0),
@@ -225,8 +225,8 @@ NORMS = {
 
 @every_backbone
 def test_batchnorm_by_hand(name: str) -> None:
-    """The first stage frozen: its layers are still. The others follow `batchnorm`; nothing but
-    BatchNorm does."""
+    """All layers of the frozen first stage are in eval mode. In the other stages BatchNorm follows
+    `batchnorm`, and all other layers stay in training mode."""
     net = backbone_of(name)
     parts = stages(net)
     for batchnorm in ("train", "frozen"):
@@ -270,7 +270,7 @@ STAGES = ("stem", "layer1", "layer2", "layer3")
 def test_frozen_by_epoch(config: FreezeConfig, thawed_by_epoch: list[int]) -> None:
     frozen = [frozen_modules(epoch, 10, STAGES, config) for epoch in range(10)]
     assert frozen == [STAGES[: 4 - thawed] for thawed in thawed_by_epoch]
-    # the last stage stands in for a head without parameters
+    # without head parameters, the last stage trains instead
     if config.policy in ("gradual", "probe_first"):
         headless = [
             frozen_modules(epoch, 10, STAGES, config, head_trains=False) for epoch in range(10)
@@ -333,4 +333,4 @@ def test_stages_thaw_when_the_policy_says(policy: str) -> None:
         if fraction:
             assert frozen == [epoch < 8 * fraction for epoch in range(8)]
         else:
-            assert len(set(frozen)) == 1  # always trains, or never
+            assert len(set(frozen)) == 1  # always trains, or never does

@@ -134,7 +134,7 @@ def test_initialisation_is_a_function_of_the_seed():
 @pytest.mark.parametrize("cfg", [BackboneConfig(width=8), BackboneConfig(name="resnet18")])
 def test_saved_and_loaded_backbone_gives_equal_features(cfg, tmp_path):
     backbone = build_backbone(cfg).to(memory_format=torch.channels_last)
-    backbone(torch.rand(4, 3, 32, 32))  # moves the running statistics
+    backbone(torch.rand(4, 3, 32, 32))  # changes the running statistics
     meta = {"trial": 3, "metrics": {"val/knn_top1": 0.25}, "classes": ["a", "b"]}
     save_backbone(tmp_path / "b.pt", backbone, meta)
 
@@ -246,8 +246,8 @@ def test_parameters_are_torchvisions_published_number(name, weights, dim):
 
 
 def test_small_networks_of_the_reports():
-    """cnn: 3 x 3 convolutions to w and 2w channels; conv4: four to w with BatchNorm (Snell et al.
-    2017)."""
+    """cnn has 3 x 3 convolutions to w and 2w channels; conv4 has four to w with BatchNorm (Snell et
+    al. 2017)."""
     cnn = build_backbone(BackboneConfig(name="cnn", width=32, pool=8))
     assert parameters(cnn) == (27 * 32 + 32) + (9 * 32 * 64 + 64)
     assert cnn(torch.rand(2, 3, 32, 32)).shape == (2, 64 * 8 * 8) == (2, cnn.feature_dim)
@@ -258,7 +258,7 @@ def test_small_networks_of_the_reports():
         reference = nn.Sequential(
             *(layer for block in conv4.blocks for layer in block), nn.Flatten()
         ).eval()
-        # at 84 px the last map is 5x5: nothing is averaged
+        # at 84 px the last map is 5x5, so nothing is averaged
         assert torch.equal(conv4.eval()(images), reference(images))
     assert build_backbone(BackboneConfig(name="cnn", width=8), in_channels=1)(
         torch.rand(2, 1, 16, 16)
@@ -266,8 +266,8 @@ def test_small_networks_of_the_reports():
 
 
 def test_resnet12_of_few_shot_learning():
-    """12.4 M parameters at width 64 (Lee et al. 2019); 84 px leave a 5x5 map; a block is what
-    torch's own functions make of its weights."""
+    """It has 12.4 M parameters at width 64 (Lee et al. 2019), and 84 px leave a 5x5 map. A block
+    equals torch's own functions with its weights."""
     with torch.device("meta"):
         net = build_backbone(BackboneConfig(name="resnet12", width=64, pool=1))
         features = net(torch.empty(2, 3, 84, 84))
@@ -282,7 +282,7 @@ def test_resnet12_of_few_shot_learning():
     block = build_backbone(BackboneConfig(name="resnet12", width=8)).blocks.block1.eval()
     x = torch.randn(2, 3, 9, 9)
     w = [m.weight for m in block.branch if isinstance(m, nn.Conv2d)]
-    scale = (1 + 1e-5) ** -0.5  # BatchNorm before it has seen anything
+    scale = (1 + 1e-5) ** -0.5  # BatchNorm with its initial statistics
     y = x
     for number, kernel in enumerate(w):
         y = functional.conv2d(y, kernel, padding=1) * scale

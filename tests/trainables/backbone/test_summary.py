@@ -1,5 +1,4 @@
-"""The printed architecture agrees with the network it is of, and a run that is printed equals one
-that is not."""
+"""The printed architecture agrees with its network, and printing it does not change a run."""
 
 from collections import Counter
 from dataclasses import replace
@@ -32,8 +31,8 @@ def shape(tensor: torch.Tensor) -> str:
 
 
 def leaf_shapes(network: nn.Module, image_size: int) -> Counter[tuple[str, str]]:
-    """(class, output shape) of every layer without children that a pass calls: by torch's own
-    hooks."""
+    """Count the (class, output shape) of every layer without children in a forward pass, with
+    torch's own hooks."""
     found: Counter[tuple[str, str]] = Counter()
     leaves = [m for m in network.modules() if not list(m.children())]
     hooks = [
@@ -64,7 +63,7 @@ def check_table(network: nn.Module, image_size: int) -> None:
 @pytest.mark.parametrize("name", WITHOUT_EXTRAS)
 def test_every_trainable_prints_its_network(name: str) -> None:
     experiment = EXPERIMENTS[name]
-    # weights of classes would be counted in training masks
+    # class weights are counted from training masks, which this data lacks
     plain = {"loss.name": "ce"} if name == "segment" else {}
     config: Any = build(experiment.config, experiment.presets["tiny"] | plain)
     data: Any = SimpleNamespace(classes=("a", "b", "c"), colors=(), gallery=())
@@ -86,7 +85,7 @@ def test_what_is_frozen_does_not_train() -> None:
     ("name", "auxiliary"), [("deeplabv3-resnet50", True), ("fcn32s-vgg16_bn", False)]
 )
 def test_large_networks_by_shape_alone(name: Any, auxiliary: bool) -> None:
-    with torch.device("meta"):  # half a gigabyte that nobody needs
+    with torch.device("meta"):  # avoids allocating half a gigabyte
         model = ModelConfig(name=name, head="deconv5")
         network = build_segmenter(
             model, build_encoder(model, BackboneConfig()), 7, auxiliary=auxiliary, loaded=False
@@ -124,7 +123,7 @@ def test_a_printed_run_equals_one_that_is_not(tmp_path: Path) -> None:
 
 
 def test_tables_tell_architectures_apart_and_nothing_else() -> None:
-    """Values that are no part of a network leave its table alone, and the width does not."""
+    """The table depends on the width, but not on values that are no part of the network."""
     tables = set()
     for width, lr in ((8, 1e-3), (8, 1e-2), (16, 1e-3)):
         config: Any = build(
@@ -136,7 +135,7 @@ def test_tables_tell_architectures_apart_and_nothing_else() -> None:
 
 
 def test_heads_of_every_dropout_have_one_table(tmp_path: Path) -> None:
-    """Also where a power cut has left an empty file."""
+    """An empty file left by a power cut is written again."""
     tables = set()
     for rate in (0.1, 0.37):
         config = replace(FROZEN, head=ClassifierHeadConfig(kind="mlp", dropout=rate))

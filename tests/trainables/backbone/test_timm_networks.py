@@ -1,4 +1,5 @@
-"""Backbones of timm against timm itself: features, stages, rates, files, refusals."""
+"""Backbones of timm against timm itself: features, stages, learning rates, files, error
+messages."""
 
 import copy
 import math
@@ -123,7 +124,8 @@ def test_files_load_into_the_same_network(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_authors_is_brought_into_timms_form(tmp_path: Path) -> None:
-    """As the DINOv2 authors publish theirs: one token more, and a larger grid."""
+    """The file has one more token and a larger grid, like the files that the DINOv2 authors
+    publish."""
     name = "timm:vit_tiny_patch16_224"
     trained = built(name)
     state = dict(trained.state_dict())
@@ -197,7 +199,7 @@ def test_a_unet_around_a_network_of_timm(name: str) -> None:
     maps = timm_maps(backbone, images)
     assert [tuple(one.shape[1:]) for one in maps] == list(map_shapes(name, 64, 85))
 
-    # Several workers wait for a gradient of every parameter that trains.
+    # With several workers, every parameter that trains must get a gradient.
     scores.sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
     staged = [p for part in stages(backbone).values() for m in part for p in m.parameters()]
@@ -205,7 +207,8 @@ def test_a_unet_around_a_network_of_timm(name: str) -> None:
 
 
 def test_maps_keep_the_places_of_pixels() -> None:
-    """Cell i of a padded kernel of stride 2 lies on row 2 i, that of a patch at its middle."""
+    """Cell i of a padded kernel of stride 2 is centred on row 2 i; that of a patch, on the patch's
+    middle."""
     assert UNet(built(CONV), 2).last.centred
     assert not UNet(built(NEXT), 2).last.centred
 

@@ -1,5 +1,5 @@
-"""Loading proves itself: all tensors matched and changed, or one clear line. Lineage: which file a
-setting starts from."""
+"""Loading is verified: all tensors match and change, or one clear line says why not. Lineage: which
+file a setting starts from."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def test_torchvisions_state_dict_loads_without_its_head(tmp_path: Path) -> None:
     "name", ["resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"]
 )
 def test_what_a_backbone_has_no_place_for_is_the_head(name: str) -> None:
-    with torch.device("meta"):  # VGG has half a gigabyte
+    with torch.device("meta"):  # VGG takes half a gigabyte
         backbone = build_backbone(BackboneConfig(name=name))  # type: ignore[arg-type]
         reference = getattr(torchvision.models, name)(weights=None)
     head = [key for key in reference.state_dict() if key.startswith(head_prefix(name))]
@@ -78,7 +78,7 @@ def test_what_a_backbone_has_no_place_for_is_the_head(name: str) -> None:
 
 
 def test_a_head_under_any_name_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As VGG's and ConvNeXt's, whose prefix is also the backbone's own."""
+    """The head of VGG and ConvNeXt has a prefix that the backbone's own tensors share."""
     torch.manual_seed(1)
     state = build_backbone(TINY).state_dict()
     torch.save(
@@ -118,7 +118,7 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
         for _ in range(2):
             load_backbone(loaded, TINY, path)
             assert torch.equal(loaded.conv1.weight, written.conv1.weight)
-            torch.nn.init.zeros_(loaded.conv1.weight)  # which changes nothing of what was read
+            torch.nn.init.zeros_(loaded.conv1.weight)  # does not change what is loaded next
 
 
 def refusal(config: BackboneConfig, path: Path, sha256: str = "", seed: int = 8) -> str:
@@ -199,7 +199,7 @@ def test_odd_files_are_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     assert "\n" not in refusal(BackboneConfig(width=8), path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of such tensors
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns of such tensors
 @pytest.mark.parametrize("kind", ["quantized", "complex", "sparse"])
 def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, kind: str) -> None:
     state = build_backbone(BackboneConfig(width=8)).state_dict()
@@ -253,7 +253,7 @@ def test_heads_travel_beside_the_backbone(tmp_path: Path) -> None:
 
 
 def study_on_disk(storage: Path, name: str, values: dict[int, float], **base: Any) -> None:
-    """A study of completed trials, as far as lineage looks at it."""
+    """Write a study of completed trials, as far as lineage reads it."""
     folder = storage / name
     folder.mkdir(parents=True)
     manifest = Manifest(
@@ -376,7 +376,7 @@ def test_a_setting_searches_what_it_trains(letter: str, preset: str) -> None:
     }
     assert found & fine_tuning == (fine_tuning if letter in "BC" else set())
     assert ("loss.mixup" in found) == (letter in ("A", "B", "C", "A-long"))
-    # trial 0, the same in every setting
+    # trial 0 is the same in every setting
     for key, distribution in asked_for(experiment.space, preset, base, {}).items():
         assert within(distribution, base[key]), key
 
@@ -441,7 +441,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
 
 
 def run_study(storage: Path, name: str, letter: str | None) -> Study:
-    """Two trials on digits, in this process."""
+    """Run two trials on digits in this process."""
     experiment = EXPERIMENTS[name.partition("-")[0]]
     values: dict[str, Any] = {}
     if letter is not None:
@@ -487,6 +487,6 @@ def test_from_pre_training_to_frozen_classification(tmp_path: Path) -> None:
     source = torch.load(base["init.file"], weights_only=True)["state_dict"]
     after = torch.load(tmp_path / "classify-D/trials/0000/best.pt", weights_only=True)["state_dict"]
     assert source.keys() == after.keys()
-    # trained, exported, and not one byte of the backbone moved
+    # the study trained and exported, and not one byte of the backbone changed
     assert all(torch.equal(after[k], v) for k, v in source.items())
     assert all("test/top1" in metrics for metrics in study.finals().values())

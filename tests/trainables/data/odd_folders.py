@@ -1,6 +1,7 @@
-"""Folders as people have them, and everything that is said of each: data of `test_oddities.py`.
+"""Unusual folders and everything that is said about each: the data of `test_oddities.py`.
 
-A file is any bytes under a name. `{a,b}` in a path stands for both words, `{0..4}` for the numbers.
+A file contains arbitrary bytes. In a path, `{a,b}` stands for both words and `{0..4}` for the
+numbers.
 """
 
 import os
@@ -19,19 +20,19 @@ LATIN_1 = os.fsdecode("café".encode("latin-1"))
 
 @dataclass(frozen=True)
 class Odd:
-    """A folder that people have."""
+    """An unusual folder."""
 
     name: str
     files: tuple[str, ...]
     expected: str
-    """Everything that is said of it (`described` in the test), or the whole refusal."""
+    """Everything that is said about it (`described` in the test), or the whole error message."""
     task: str = "classify"
     texts: dict[str, str] = field(default_factory=dict)
     """Label files: path -> content."""
     layout: str = "auto"
     domain: str = ""
     empty: str = ""
-    """A folder without files."""
+    """Name of a folder without files."""
 
     def build(self, root: Path) -> None:
         put(root, *self.files)
@@ -46,7 +47,7 @@ class Odd:
 
 
 def expand(pattern: str) -> list[str]:
-    """All paths that a pattern stands for."""
+    """Return all paths that a pattern stands for."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
@@ -57,7 +58,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def put(root: Path, *patterns: str) -> None:
-    """Files of different content."""
+    """Write files, each with its own content."""
     for pattern in patterns:
         for path in expand(pattern):
             file = root / path
@@ -76,7 +77,7 @@ def labelled(
     separator: str = ",",
     name: str = "{c}{n}.png",
 ) -> str:
-    """A label file of `each` images of every class."""
+    """Return a label file with `each` images of every class."""
     rows = [
         name.format(c=label, n=number) + separator + label
         for label in classes.split()

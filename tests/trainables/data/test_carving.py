@@ -1,5 +1,5 @@
-"""Splits by content: the same at every size, under every name and for every experiment, with no
-image, nor a re-encoded copy of it, on two sides."""
+"""Splits by content are the same at every size, under every file name and for every experiment. No
+image, nor a re-encoded copy of it, is in two splits."""
 
 import hashlib
 import io
@@ -29,21 +29,22 @@ BY_IMAGE: tuple[Task, ...] = ("ssl", "pretrain", "classify")
 
 
 def picture(number: int, side: int = SIDE) -> Image.Image:
-    """A smooth random picture, like no other."""
+    """Return a smooth random picture, different for every number."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
 @cache
 def encoded(number: int, side: int, kind: str) -> bytes:
-    """The picture as a file of that kind, PNG or JPEG."""
+    """Return the picture as a PNG or JPEG file."""
     file = io.BytesIO()
     picture(number, side).save(file, kind, quality=88)
     return file.getvalue()
 
 
 def by_class(root: Path, count: int = 160, copied: Iterable[int] = (), side: int = SIDE) -> Path:
-    """`count` pictures in folders of classes; some of them once more as JPEG, as `<n>copy.jpg`."""
+    """Write `count` pictures in class folders. Those in `copied` are also written as JPEG, as
+    `<n>copy.jpg`."""
     copies = set(copied)
     for number in range(count):
         folder = root / CLASSES[number % len(CLASSES)]
@@ -55,7 +56,7 @@ def by_class(root: Path, count: int = 160, copied: Iterable[int] = (), side: int
 
 
 def in_pairs(root: Path, count: int, copied: Iterable[int] = (), side: int = SIDE) -> Path:
-    """The same in the satellite layout, with masks of one class."""
+    """Write the same pictures in the satellite layout, with masks of one class."""
     root.mkdir(parents=True)
     copies = set(copied)
     mask = Image.new("RGB", (side, side), (0, 255, 0))
@@ -70,11 +71,11 @@ def in_pairs(root: Path, count: int, copied: Iterable[int] = (), side: int = SID
 
 @dataclass(frozen=True)
 class Loaded:
-    """Numbers of the pictures in each split, however they are encoded."""
+    """A data set and the numbers of the pictures in each split, whatever their encoding."""
 
     data: DataSet
     numbers: list[int]
-    """Number of each row's picture."""
+    """Picture number of each row."""
     train: set[int]
     val: set[int]
     test: set[int]
@@ -134,7 +135,7 @@ def test_gallery_and_limit_are_the_same_at_every_size(tmp_path: Path) -> None:
 
 
 def test_lent_classes_are_the_same_at_every_size(tmp_path: Path) -> None:
-    """A few-shot layout under `ssl`: half of each new class goes to the gallery."""
+    """With a few-shot layout under `ssl`, half of each new class goes to the gallery."""
     for number in range(48):
         part = ("train", "train", "val")[number % 3]
         folder = tmp_path / "set" / part / f"{part}{number % 2}"
@@ -147,7 +148,7 @@ def test_lent_classes_are_the_same_at_every_size(tmp_path: Path) -> None:
 
 
 def test_the_order_is_that_of_sha256(tmp_path: Path) -> None:
-    """The rule of docs/evidence.md, written once more."""
+    """The rule of docs/evidence.md, implemented a second time."""
     root = by_class(tmp_path / "set", 80)
     for seed in (0, 7):
         found = load(root, "classify", 32, seed=seed)
@@ -174,7 +175,7 @@ def test_names_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_one_more_image_moves_no_other(tmp_path: Path) -> None:
-    """But for one at each border, where the share is rounded up."""
+    """At most one image moves at each border, where the share is rounded up."""
     root = by_class(tmp_path / "set", 80)
     before = load(root, "classify", 32)
     for number in range(80, 92):
@@ -231,8 +232,8 @@ def test_val_and_test_train_byol_only_by_name(tmp_path: Path) -> None:
 def test_nothing_is_on_two_sides(
     tmp_path: Path, count: int, copied: set[int], seed: int, sizes: list[int]
 ) -> None:
-    """Over folders, sizes, seeds and experiments, with re-encoded copies; and the record of what a
-    backbone has seen counts exactly what it does meet."""
+    """Holds for all folders, sizes, seeds and experiments, with re-encoded copies. The record of
+    what a backbone has seen counts exactly the images that it meets again."""
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         labelled = by_class(Path(folder) / "labelled", count, copied, side=48)
         pairs = in_pairs(Path(folder) / "pairs", count, copied, side=48)
@@ -279,7 +280,8 @@ def test_digits_are_split_by_their_pixels(tmp_path: Path, task: Task) -> None:
 
 
 def test_contents_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And beside a store of an earlier version, without decoding its images again."""
+    """They are also recorded beside a store of an earlier version, without decoding its images
+    again."""
     root = by_class(tmp_path / "set", 12)
     load(root, "ssl", 32)
     cache = tmp_path / "cache"

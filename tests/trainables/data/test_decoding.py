@@ -1,4 +1,4 @@
-"""Good files that Pillow refuses, images above its limit, and values of more than 8 bits."""
+"""Valid files that Pillow refuses, images above its size limit, and values of more than 8 bits."""
 
 import io
 import json
@@ -130,7 +130,7 @@ def test_the_limit_of_pixels_is_the_users(tmp_path: Path) -> None:
 def test_pillows_own_limit_stays_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many threads read images that are larger than Pillow's limit, which is there afterwards."""
+    """Many threads read images larger than Pillow's limit, which is in place again afterwards."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.fromarray(pixels()).save(tmp_path / "a.png")
     threads = [threading.Thread(target=read_rgb, args=(tmp_path / "a.png",)) for _ in range(8)]
@@ -146,7 +146,7 @@ def test_pillows_own_limit_stays_for_others(
 
 
 def deep_set(root: Path, top: int, count: int = 12) -> list[np.ndarray]:
-    """Images in 16-bit files whose brightest value is `top`."""
+    """Write images in 16-bit files whose brightest value is `top`."""
     root.mkdir()
     written = []
     for number in range(count):

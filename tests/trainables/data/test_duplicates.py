@@ -1,5 +1,5 @@
-"""Groups of near-duplicates equal the components of the rule, pair by pair: on noise, on re-encoded
-pictures, on frames that are all alike, wherever the blocks and crowds begin."""
+"""Groups of near-duplicates equal the connected components of the rule applied to all pairs: for
+noise, re-encoded pictures and nearly equal frames, wherever blocks and crowds begin."""
 
 import io
 import tracemalloc
@@ -19,7 +19,8 @@ from trainables.data.sketches import Sketches
 
 
 def brute_force(images: np.ndarray) -> np.ndarray:
-    """Components of the graph of all pairs, straight from the rule's definition, in float64."""
+    """Return the components of the graph of all pairs, directly from the rule's definition, in
+    float64."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     luminance = (torch.from_numpy(images) * weights).sum(1)
     thumbnails = F.adaptive_avg_pool2d(luminance, 8).flatten(1).double().numpy()
@@ -39,7 +40,7 @@ def brute_force(images: np.ndarray) -> np.ndarray:
 
 
 def equal_groups(found: np.ndarray, expected: np.ndarray) -> bool:
-    """The same partition, whatever its parts are called."""
+    """Return True if both are the same partition, whatever the labels of its parts."""
     pairs = set(zip(found.tolist(), expected.tolist(), strict=True))
     return len(pairs) == len(set(found.tolist())) == len(set(expected.tolist()))
 
@@ -59,7 +60,7 @@ def noise(rng: np.random.Generator) -> np.ndarray:
 
 
 def frames(rng: np.random.Generator) -> np.ndarray:
-    """Few scenes, much sensor noise: pairs on both sides of both thresholds."""
+    """Return few scenes with much sensor noise: pairs on both sides of both thresholds."""
     images = []
     for contrast in (8.0, 14.0, 20.0, 40.0):
         base = scene(rng, contrast)
@@ -68,7 +69,7 @@ def frames(rng: np.random.Generator) -> np.ndarray:
 
 
 def chains(rng: np.random.Generator) -> np.ndarray:
-    """Slow fades from one scene to another: neighbours are alike, both ends are not."""
+    """Return slow fades from one scene to another: neighbours are alike, the two ends are not."""
     images = []
     for _ in range(3):
         first, last = scene(rng), scene(rng)
@@ -77,7 +78,8 @@ def chains(rng: np.random.Generator) -> np.ndarray:
 
 
 def dark(rng: np.random.Generator) -> np.ndarray:
-    """Night: thumbnails are all near, pixels are noise, and some are quite black."""
+    """Return night images: all thumbnails are close, pixels are noise, and some images are
+    black."""
     images = rng.integers(0, 4, (50, 3, 16, 16), dtype=np.uint8)
     images[::10] = 0
     images[5::20] = 3
@@ -85,7 +87,7 @@ def dark(rng: np.random.Generator) -> np.ndarray:
 
 
 def copies(rng: np.random.Generator) -> np.ndarray:
-    """Pictures saved again as JPEG of several qualities, exact copies among them."""
+    """Return pictures saved again as JPEG at several qualities, with exact copies among them."""
     images = []
     for _ in range(15):
         base = clipped(scene(rng))
@@ -112,7 +114,7 @@ def test_groups_are_the_components_of_the_rule(
     expected = brute_force(images)
     assert equal_groups(near_duplicates(images), expected)
 
-    # Small limits: several blocks, crowds, lists and probes in a set of this size.
+    # Small limits, so that a set of this size has several blocks, crowds, lists and probes.
     for probes, crowd, many, block in ((1, 1, 1, 16), (4, 2, 3, 16), (8, 9, 8, 20), (1, 2, 99, 16)):
         monkeypatch.setattr(duplicates, "_PROBES", probes)
         monkeypatch.setattr(duplicates, "_CROWD", crowd)
@@ -135,7 +137,7 @@ def test_the_sets_lie_on_both_sides_of_the_rule() -> None:
 
 
 def night(rng: np.random.Generator) -> np.ndarray:
-    """A still scene in the dark and sensor noise: most pairs correlate, few are copies."""
+    """Return a still scene in the dark with sensor noise: most pairs correlate, few are copies."""
     base = scene(rng, 3.0) - 110
     images = [clipped(base + rng.normal(0, 2, base.shape)) for _ in range(60)]
     return np.stack(images + [np.clip(image.astype(int) + 1, 0, 255) for image in images[:20]])
@@ -155,11 +157,11 @@ def test_a_sketch_loses_no_pair_that_correlates(make: object) -> None:
             every_pair = np.ones(exact.shape, bool)
             kept = found.without_unlike(every_pair, every, every, least)
             assert kept[exact >= least].all()
-    assert kept.sum() < len(images) + 100  # of all axes: the copies, and each with itself
+    assert kept.sum() < len(images) + 100  # with all axes: the copies, and each image with itself
 
 
 def test_frames_at_night_are_told_apart_by_their_sketches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few of them have to be compared pixel by pixel."""
+    """Few of them are compared pixel by pixel."""
     images = np.random.default_rng(0).integers(0, 6, (400, 3, 32, 32), dtype=np.uint8)
     images[-1] = np.minimum(images[0] + 1, 6)
     monkeypatch.setattr(duplicates, "_SKETCHED", 300)
@@ -171,12 +173,12 @@ def test_frames_at_night_are_told_apart_by_their_sketches(monkeypatch: pytest.Mo
         Pictures, "vectors", lambda self, rows: compared.append(len(rows)) or vectors(self, rows)
     )
     assert len(np.unique(near_duplicates(images))) == 399
-    assert sum(compared) < 5 * len(images)  # probes, sample and sketches; 36 blocks else
+    assert sum(compared) < 5 * len(images)  # probes, sample and sketches; otherwise 36 blocks
 
 
 @pytest.mark.parametrize("side", [4, 8, 16, 20, 24, 28, 32, 64, 128])
 def test_thumbnails_are_to_the_bit_those_of_torch(side: int) -> None:
-    """Torch made them first: studies that exist have its groups."""
+    """torch computed the first ones, so existing studies have groups based on them."""
     images = np.random.default_rng(side).integers(0, 256, (5, 3, side, side), dtype=np.uint8)
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     gray = (torch.from_numpy(images) * weights).sum(1)
@@ -185,7 +187,7 @@ def test_thumbnails_are_to_the_bit_those_of_torch(side: int) -> None:
 
 
 def test_groups_are_numbered_by_their_first_hash_whatever_the_order_of_rows() -> None:
-    """Version 1 of the split rules takes groups by number."""
+    """Version 1 of the split rules takes groups in the order of their numbers."""
     images = copies(np.random.default_rng(1))
     order = np.random.default_rng(2).permutation(len(images))
     assert (near_duplicates(images)[order] == near_duplicates(images[order])).all()

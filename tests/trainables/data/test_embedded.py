@@ -1,4 +1,4 @@
-"""The embedded sets, against fontTools, plain PIL drawings and scikit-learn."""
+"""The embedded sets against fontTools, plain PIL drawings and scikit-learn."""
 
 import unicodedata
 from pathlib import Path
@@ -22,7 +22,7 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 @pytest.fixture(scope="module")
 def cache() -> Path:
-    """The stores of all tests: letters take twenty seconds to draw."""
+    """Return a cache for the stores of all tests: drawing the letters takes twenty seconds."""
     return default_cache_dir()
 
 
@@ -38,7 +38,7 @@ def letters(cache: Path) -> DataSet:
 
 @pytest.fixture(scope="module")
 def earlier(cache: Path) -> DataSet:
-    """As version 1 of the rules splits them."""
+    """Return the letters as split by version 1 of the rules."""
     return load_dataset(DataConfig(name="glyphs", split=1), cache_dir=cache)
 
 
@@ -58,7 +58,7 @@ def pixels(split: Split) -> np.ndarray:  # (n, S * S), unit length
 
 
 def pairs(split: Split, plan: GlyphPlan) -> list[tuple[int, int]]:
-    """(letter, face) of every image."""
+    """Return (letter, face) of every image."""
     return [(plan.letter[row], plan.face[row]) for row in split.indices]
 
 
@@ -80,11 +80,11 @@ def test_no_pair_of_letter_and_face_is_on_two_sides(letters: DataSet, plan: Glyp
     assert sum(map(len, sides)) == len(set.union(*sides))
     for split in (letters.val, letters.test):
         found = pairs(split, plan)
-        assert len(set(found)) == len(found)  # each pair is judged on once
+        assert len(set(found)) == len(found)  # each pair is evaluated once
 
 
 def test_val_and_test_are_of_one_distribution(letters: DataSet, plan: GlyphPlan) -> None:
-    """Every held-out letter and every face has the same share of both."""
+    """Every held-out letter and every face has the same share of both splits."""
     held_out = set(plan.classes[: plan.held_out])
     assert names(letters, letters.val) == names(letters, letters.test) == held_out
 
@@ -143,7 +143,7 @@ def test_every_drawn_letter_is_in_its_face(plan: GlyphPlan) -> None:
     "pair", ["АA", "ВB", "ЕE", "ЅS", "ІI", "ЈJ", "оo", "рp", "сc", "ёë", "օo", "աɯ"]
 )
 def test_known_homoglyphs_are_removed(plan: GlyphPlan, pair: str) -> None:
-    """Pairs of Unicode's confusables table."""
+    """The pairs are from Unicode's confusables table."""
     held_out, rival = pair
     assert rival in plan.classes
     assert held_out not in plan.classes
@@ -156,8 +156,8 @@ def test_distinct_letters_are_kept(plan: GlyphPlan) -> None:
 
 @pytest.mark.parametrize("face", ["DejaVuSans", "DejaVuSerif"])
 def test_no_held_out_letter_is_drawn_like_a_training_letter(plan: GlyphPlan, face: str) -> None:
-    """Independent of the similarity used: plain drawings, cropped to their ink, compared byte by
-    byte."""
+    """The check is independent of the similarity in use: it compares plain drawings, cropped to
+    their ink, byte by byte."""
     font = ImageFont.truetype(FONTS / f"{face}.ttf", 40)
 
     def plain(letter: str) -> bytes:
@@ -173,7 +173,7 @@ def test_no_held_out_letter_is_drawn_like_a_training_letter(plan: GlyphPlan, fac
 
 
 def test_difficulty(letters: DataSet, earlier: DataSet) -> None:
-    """Pixels alone find some letters, far from all: there is something to learn."""
+    """Raw pixels find some letters but far from all, so there is something to learn."""
     for data in (letters, earlier):
         assert data.gallery is not None
         nearest = KNeighborsClassifier(1).fit(pixels(data.gallery), data.gallery.targets())
@@ -189,7 +189,7 @@ def test_drawings_are_bright_gray_images(letters: DataSet) -> None:
 
 @pytest.mark.parametrize("face", ["DejaVuSans-Bold", "DejaVuSerif-BoldItalic"])
 def test_shifts_cut_nothing_off(monkeypatch: pytest.MonkeyPatch, face: str) -> None:
-    """Shifted or not, a letter has the same amount of ink, and shifts do happen."""
+    """A letter has the same amount of ink with and without a shift, and shifts do occur."""
 
     def drawn() -> np.ndarray:
         return np.stack(
@@ -221,7 +221,7 @@ def test_drawings_are_a_function_of_the_seed(letters: DataSet, plan: GlyphPlan) 
 
 
 def test_jitter_stays_in_its_ranges() -> None:
-    """A long bar tells its own angle: the principal axis of the ink."""
+    """The angle of a long bar is the principal axis of its ink."""
     angles, scales = [], []
     for seed in range(200):
         image = glyphs.draw("l", "DejaVuSans", 64, np.random.default_rng(seed)).astype(float)
@@ -279,7 +279,7 @@ def test_pre_training_on_the_pre_training_letters(
     assert data.classes == plan.classes[plan.held_out :]
     splits = (data.train, data.val, data.test)
     rows = np.concatenate([split.indices for split in splits])
-    # what ssl sees without labels, each drawing once
+    # the images that ssl sees without labels, each drawing once
     assert sorted(rows) == sorted(letters.train.indices)
     for split in splits:
         assert [data.classes[label] for label in split.targets()] == [

@@ -1,5 +1,5 @@
-"""What belongs together, by `data.group`: on one side of every split; and the refusal where that
-leaves a split without images."""
+"""Images that `data.group` groups stay in one split; a grouping that leaves a split empty is
+refused."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FILES = ("a/x_01.png", "a/x_02.png", "a/x_2b.png", "a/y.png", "b/x_03.png", "b/7
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
-        # the last two files are equal: they are never apart
+        # the last two files are equal and never separated
         ("none", [0, 1, 2, 3, 4, 5, 5]),
         ("folder", [0, 0, 0, 0, 1, 1, 1]),
         ("prefix", [0, 0, 0, 1, 2, 3, 3]),
@@ -36,7 +36,7 @@ def test_groups_are_those_of_the_key(by: Grouping, expected: list[int]) -> None:
 
 
 def fixed_camera(root: Path) -> Path:
-    """Parts under one camera: only sensor noise tells them apart."""
+    """Write parts under one fixed camera that differ only in sensor noise."""
     rng = np.random.default_rng(0)
     base = np.kron(rng.integers(60, 200, (4, 4, 3)), np.ones((8, 8, 1)))
     for name, count in (("good", 40), ("bad", 20)):
@@ -80,7 +80,7 @@ def test_what_belongs_together_is_on_one_side(tmp_path: Path) -> None:
         for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     assert len(sides["train"] | sides["val"] | sides["test"]) == 20
-    assert sum(map(len, sides.values())) == 20  # no series is on two sides
+    assert sum(map(len, sides.values())) == 20  # no series is in two splits
     assert all(sides.values())
     clusters = data.clusters
     assert clusters is not None

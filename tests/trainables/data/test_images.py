@@ -1,4 +1,4 @@
-"""Decoding, against torchvision, NumPy and the values that were written."""
+"""Decoding against torchvision, NumPy and the values that were written."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ from trainables.data.images import CorruptImage, decode
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth random RGB picture."""
+    """Return a smooth random RGB picture."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -48,7 +48,7 @@ def test_odd_shapes_crop_the_centre(tmp_path: Path, width: int, height: int) -> 
         (32, 32), Image.Resampling.BICUBIC
     )
     found = decode(saved(image, tmp_path / "a.png"), 32).transpose(1, 2, 0).astype(int)
-    # half a pixel of shift where the margin is odd
+    # an odd margin shifts by half a pixel
     assert np.abs(found - np.asarray(expected))[4:-4, 4:-4].mean() < 4
 
 
@@ -118,7 +118,7 @@ def test_16_bit_gray_keeps_its_range(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk(tmp_path: Path, suffix: str) -> None:
-    """Reference: R = 255 (1 - C)(1 - K), and so on for the channels."""
+    """The reference is R = 255 (1 - C)(1 - K), and the same for the other channels."""
     for ink, colour in {
         (0, 255, 255, 0): (255, 0, 0),
         (255, 0, 255, 0): (0, 255, 0),
@@ -150,7 +150,7 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
 
 
 def huge_png(side: int) -> bytes:
-    """A PNG that claims side x side pixels and holds none."""
+    """Return a PNG that claims side x side pixels and contains none."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -165,7 +165,7 @@ def huge_png(side: int) -> bytes:
 
 
 def damaged(kind: str, path: Path) -> Path:
-    """A file of this kind of damage."""
+    """Write a file with this kind of damage."""
     if kind == "zero bytes":
         path.write_bytes(b"")
     elif kind == "not an image":

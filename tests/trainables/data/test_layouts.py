@@ -1,5 +1,5 @@
-"""Folder layouts. The red channel of every test image says its class, so labels are checked against
-pixels, not against paths."""
+"""Folder layouts. The red channel of every test image encodes its class, so labels are checked
+against pixels instead of paths."""
 
 import csv
 import os
@@ -30,7 +30,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def paint(path: Path, label: int = 0) -> None:
-    """A smooth random image, like no other, whose red channel is 40 + 40 x label."""
+    """Write a unique smooth random image whose red channel is 40 + 40 x label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(next(_number)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     image = np.array(Image.fromarray(coarse).resize((24, 24), Image.Resampling.BICUBIC))
@@ -39,7 +39,7 @@ def paint(path: Path, label: int = 0) -> None:
 
 
 def painted(split: Split) -> np.ndarray:
-    """Classes as the pixels say."""
+    """Return the classes that the pixels encode."""
     red = split.batch(np.arange(len(split)))[:, 0].float().mean((1, 2)).numpy()
     return np.round((red - 40) / 40).astype(int)
 
@@ -86,7 +86,7 @@ def write_csv(
 
 
 def make(kind: str, root: Path) -> Path:
-    """The folders of every supported layout."""
+    """Write a folder in this layout."""
     if kind == "flat":
         flat(root)
     elif kind == "flat in one folder":
@@ -122,7 +122,7 @@ UNLABELED = {
     "flat in one folder": (12, "flat"),
     "flat train val": (16, "flat"),
 }
-LABELED = {  # images in all, in the layout's val, in its test
+LABELED = {  # images in total, in the layout's val, in its test
     "classes": (30, 0, 0),
     "classes train val": (39, 9, 0),
     "classes train val test": (51, 9, 12),
@@ -141,7 +141,7 @@ def load(root: Path, task: str = "ssl", **options: object) -> DataSet:
 
 
 def assert_apart(data: DataSet) -> None:
-    """Train, val and test share no row, nor do gallery and queries."""
+    """Check that train, val and test share no row, and neither do gallery and queries."""
     for a, b in (
         ("train", "val"),
         ("train", "test"),
@@ -166,7 +166,7 @@ def test_labelled_layouts(tmp_path: Path, kind: str, task: str) -> None:
     for split in (data.train, data.gallery, data.val, data.test):
         np.testing.assert_array_equal(split.targets(), painted(split))
     assert set(data.gallery.indices) <= set(data.train.indices)
-    if val and not test:  # the layout's val is the untouched test
+    if val and not test:  # the layout's val becomes the test split
         files = read_layout(root, task).files
         assert len(data.test) == val
         assert all("val" in files[i] for i in data.test.indices) or kind in (
@@ -224,7 +224,7 @@ def test_class_folders_called_like_parts(tmp_path: Path) -> None:
 
 
 def test_partly_labelled_csv(tmp_path: Path) -> None:
-    """Optional labels: what has none is trained on, and neither selects nor tests."""
+    """Images without a label are used for training only, not for selection or testing."""
     root = table(tmp_path / "set", "train")
     for i in range(20):
         paint(root / "train" / f"more{i}.png")
@@ -239,7 +239,7 @@ def test_partly_labelled_csv(tmp_path: Path) -> None:
 
 
 def test_classes_that_train_lacks_lend_half_to_the_gallery(tmp_path: Path) -> None:
-    """The few-shot layout: its val classes are new."""
+    """In the few-shot layout the classes of val are new."""
     root = class_folders(tmp_path / "set" / "train", classes=CLASSES[:2]).parent
     class_folders(root / "val", classes=CLASSES[2:])
     data = load(root)
@@ -282,7 +282,7 @@ def test_images_outside_the_parts_are_left_out_and_said_once(tmp_path: Path) -> 
 def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     root = make("csv", tmp_path / "set")
     key = read_layout(root).fingerprint
-    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # other dates
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # with other dates
     assert read_layout(tmp_path / "copy").fingerprint == key
     assert inspect(DataConfig(name=str(tmp_path / "copy"))).fingerprint == key
 
@@ -323,7 +323,7 @@ def test_fingerprint_samples_large_files(tmp_path: Path) -> None:
 
 
 def error_of(root: Path | str, task: str = "ssl") -> str:
-    """The one message that both `inspect` and `load_dataset` give."""
+    """Return the one message that both `inspect` and `load_dataset` raise."""
     messages = []
     for look in (inspect, load_dataset):
         with pytest.raises(UserError) as raised:
@@ -408,7 +408,7 @@ def test_two_folders_of_one_part(tmp_path: Path) -> None:
 def test_a_csv_that_cannot_be_opened(tmp_path: Path) -> None:
     table(tmp_path, "train", 4)
     (tmp_path / "train.csv").unlink()
-    (tmp_path / "train.csv").mkdir()  # permissions would not keep root out
+    (tmp_path / "train.csv").mkdir()  # file permissions would not stop root
     assert (
         "train.csv cannot be read (Is a directory); make it a file that you may read"
         in error_of(tmp_path, "classify")

@@ -1,5 +1,5 @@
-"""Data with masks: `earth` lies the right way round, its splits are apart, masks follow their
-images."""
+"""Data with masks: `earth` has the right orientation, its splits are disjoint, and masks follow
+their images."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_climates_lie_where_they_are() -> None:
 
 
 def test_masks_lie_on_their_images(data: DataSet) -> None:
-    """Water is blue, and climates look as they do; flipped masks do not fit."""
+    """Water is blue and climates have their typical look; flipped masks do not fit."""
     positions = np.arange(len(data.train))
     images, masks = (
         data.train.batch(positions).numpy().astype(float),

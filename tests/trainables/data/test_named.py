@@ -1,5 +1,5 @@
-"""`--data torchvision:NAME`: small data sets in the layouts that torchvision reads, against
-torchvision's own reading of them."""
+"""`--data torchvision:NAME`: small data sets in the layouts that torchvision reads, compared with
+what torchvision itself reads."""
 
 import pickle
 import sys
@@ -26,19 +26,19 @@ COUNTS = {"trainval": 12, "test": 4}  # of each breed
 
 
 def picture(number: int, side: int = S) -> Image.Image:
-    """A picture unlike every other one."""
+    """Return a unique picture."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def trimap(number: int) -> np.ndarray:
-    """1 pet, 2 background, 3 not classified."""
+    """Return a trimap: 1 pet, 2 background, 3 not classified."""
     return np.random.default_rng(number).integers(1, 4, (S, S)).astype(np.uint8)
 
 
 def pets(root: Path) -> str:
-    """The Oxford pets as torchvision unpacks them; returns the value of `--data`."""
+    """Write the Oxford pets as torchvision unpacks them; return the value of `--data`."""
     base = root / "oxford-iiit-pet"
     for folder in ("images", "annotations/trimaps"):
         (base / folder).mkdir(parents=True)
@@ -61,7 +61,7 @@ def loaded(name: str, task: Any, cache: Path, **changes: Any) -> DataSet:
 
 
 def by_content(data: DataSet) -> dict[bytes, tuple[str, str]]:
-    """Digest of an image's file -> its split and class."""
+    """Return {digest of an image's file: its split and class}."""
     assert data.contents is not None
     found = {}
     for part in ("train", "val", "test"):
@@ -136,7 +136,7 @@ def test_pets_with_masks_are_their_trimaps(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """CIFAR10 with 20 images to train and 10 to test, whose sums are not looked at."""
+    """Write a CIFAR10 with 20 training and 10 test images, and skip its checksums."""
     folder = tmp_path / "tv" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     kind = torchvision.datasets.CIFAR10
@@ -275,7 +275,7 @@ def test_unusable_names_are_refused(typed: str, reason: str, tmp_path: Path) -> 
 
 
 def test_options_are_what_torchvision_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A partition is a number, a year is text."""
+    """A partition is passed as a number, a year as text."""
     taken: list[dict[str, Any]] = []
 
     def opened(root: str, **given: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`--data hf:...`: data sets that `datasets` wrote, on disk and in its cache, without a network."""
+"""`--data hf:...`: data sets written by `datasets`, on disk and in its cache, without a network."""
 
 import io
 import json
@@ -98,7 +98,7 @@ def test_masks_are_those_of_the_data(tmp_path: Path) -> None:
 
 
 def cached(cache: Path, name: str) -> None:
-    """A data set in the cache of `datasets`, as `load_dataset` leaves it."""
+    """Put a data set into the cache of `datasets`, as `load_dataset` does."""
     owner, _, word = name.partition("/")
     folder = cache / f"{owner}___{word}" / "default" / "0.0.0" / "0123abcd"
     splits = {"train": split(range(20)), "test": split(range(20, 26))}
@@ -122,7 +122,7 @@ def cached(cache: Path, name: str) -> None:
 
 @pytest.fixture
 def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of `datasets`, and a hub that nobody answers for."""
+    """Return the cache of `datasets`, with a hub that never answers."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -149,4 +149,4 @@ def test_neither_in_the_cache_nor_in_reach_is_one_line(
     assert "\n" not in str(refused.value)
     assert "http://127.0.0.1:9/hub does not provide it" in str(refused.value)
     assert "secret" not in str(refused.value)
-    assert datasets.config.HF_HUB_OFFLINE is False  # as it was
+    assert datasets.config.HF_HUB_OFFLINE is False  # as before

@@ -1,5 +1,5 @@
-"""Folders as people have them (`odd_folders.py`): each is understood, and all that is said of it is
-compared word by word, or it is refused by a line that names what is unclear."""
+"""Unusual folders (`odd_folders.py`). Each is either understood, and everything said about it is
+compared word by word, or refused by a line that names what is unclear."""
 
 import os
 from itertools import permutations
@@ -23,7 +23,7 @@ from trainables.errors import UserError
 
 
 def described(listing: Listing) -> str:
-    """The classes, and the summary as a user sees it before an image is decoded."""
+    """Return the classes and the summary that a user sees before any image is decoded."""
     classes = " ".join(listing.classes) or "no classes"
     unlabeled = int(np.sum(listing.labels < 0))
     more = f", {unlabeled} unlabeled" if unlabeled else ""
@@ -132,7 +132,8 @@ KNOWN = [
         "ssl",
     ),
 ]
-"""Folders with the fingerprints that commit 7642416 gave them: studies of such data go on."""
+"""Folders with the fingerprints that commit 7642416 gave them, which must stay so that studies of
+such data can resume."""
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
@@ -142,7 +143,7 @@ def test_folders_that_were_understood_keep_their_fingerprint(known: Odd, tmp_pat
 
 
 def test_labels_that_are_equal_as_numbers_get_another_fingerprint(tmp_path: Path) -> None:
-    """Their classes had any order in stores of earlier versions."""
+    """In stores of earlier versions the order of such classes was arbitrary."""
     put(tmp_path / "a", "{1,2}/{0..2}.png")
     put(tmp_path / "b", "{1,01}/{0..2}.png")
     a, b = (read_layout(tmp_path / name) for name in "ab")
@@ -211,7 +212,8 @@ def test_names_of_pieces(names: str, pieces: bool) -> None:
 
 
 def test_every_ending_that_pillow_reads_is_an_image() -> None:
-    """But documents, films and data, which need other programs or hold no picture of their own."""
+    """Excluded are documents, films and data files, which need other programs or contain no
+    picture."""
     Image.init()
     known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     assert known - set(EXTENSIONS) == {
@@ -250,7 +252,7 @@ def test_a_folder_that_may_not_be_read_is_refused(
 
 
 def paint(root: Path, *patterns: str) -> None:
-    """Images of noise, no two of them near-duplicates."""
+    """Write images of noise, no two of them near-duplicates."""
     put(root, *patterns)
     for number, path in enumerate(sorted(root.rglob("*.png"))):
         noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)

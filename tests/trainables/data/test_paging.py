@@ -1,5 +1,5 @@
-"""A store larger than memory opens, shuffles and trains without being read whole; rows of a batch
-are asked for together."""
+"""A store larger than memory opens, shuffles and trains without being read whole; the rows of a
+batch are requested together."""
 
 import json
 import mmap
@@ -27,13 +27,13 @@ from tune.execution.runtimes import LocalRuntime
 
 KEY = "f" * 32
 ROWS, SIDE = 400_000, 224
-ROW_BYTES = 3 * SIDE * SIDE  # 60 GB in all
+ROW_BYTES = 3 * SIDE * SIDE  # 60 GB in total
 MARKED = (0, 1, 77_777, ROWS - 1)
 
 
 @pytest.fixture
 def large_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache directory of a store of 60 GB, of which the disk holds a few rows."""
+    """Return the cache directory of a 60 GB store of which only a few rows occupy the disk."""
     path = store_path("many", KEY, SIDE, tmp_path)
     path.mkdir()
     shape = (ROWS, 3, SIDE, SIDE)
@@ -90,12 +90,12 @@ def test_a_store_of_60_gb_opens_shuffles_and_trains(large_store: Path, tmp_path:
     fit(Classifier(config, data), config, runtime)
     assert (tmp_path / LAST).exists()
     assert process.memory_info().rss - before < 2e9
-    # to copy 60 GB from the kernel, let alone from a disk, takes longer
+    # copying 60 GB from the kernel, let alone from a disk, takes longer
     assert time.process_time() - begun < 30
 
 
 class RecordingMap(mmap.mmap):
-    """A memory map that notes what it is advised."""
+    """A memory map that records the advice given to it."""
 
     advice: list[tuple[int, ...]]
 
@@ -151,7 +151,7 @@ def test_large_maps_are_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     monkeypatch.setattr(paging, "memory_bytes", lambda: 100)
     assert isinstance(paging._map_of_large(mapped), mmap.mmap)
-    assert paging._map_of_large(mapped[1:]) is None  # its rows begin elsewhere
+    assert paging._map_of_large(mapped[1:]) is None  # its rows start at another offset
     assert paging._map_of_large(np.zeros((4, 3, 8, 8), np.uint8)) is None
     paging.read_rows_alone(mapped)
     paging.fetch(mapped, np.array([0, 3]))

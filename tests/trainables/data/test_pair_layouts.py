@@ -1,5 +1,5 @@
-"""Every way in which people arrange images and masks, and write classes into masks: each is read
-pixel by pixel as it was written, or refused by name."""
+"""Every way in which people arrange images and masks and encode classes in masks: each is read as
+it was written, pixel by pixel, or refused by name."""
 
 import re
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def mask(path: Path, values: np.ndarray) -> None:
 def pairs(
     root: Path, image: str, mask_name: str, values: np.ndarray, classes: str | None = THREE
 ) -> None:
-    """Writes images and masks under names in which {} is the number."""
+    """Write images and masks under names in which {} is the number."""
     for number, value in enumerate(values):
         picture(root / image.format(number), number)
         mask(root / mask_name.format(number), value)
@@ -56,7 +56,7 @@ def load(root: Path, **settings: Any) -> DataSet:
 
 
 def stored(root: Path, **settings: Any) -> np.ndarray:
-    """All masks of the folder's store, in the order of the images' paths."""
+    """Return all masks of the folder's store, in the order of the images' paths."""
     masks = load(root, **settings).train.mask_images
     assert masks is not None
     return np.array(masks)
@@ -190,7 +190,7 @@ def test_an_end_that_all_masks_have_is_said(tmp_path: Path) -> None:
 
 
 def test_scenes_are_no_parts(tmp_path: Path) -> None:
-    """Folders of videos, and of places, say nothing about splits."""
+    """Folders of videos or places say nothing about splits."""
     for folder in ("park", "test_tube", "train_a"):
         pairs(
             tmp_path, f"train/images/{folder}/{{}}.jpg", f"train/masks/{folder}/{{}}.png", truths()
@@ -374,7 +374,7 @@ def test_binary_masks_in_which_white_is_void(tmp_path: Path) -> None:
 
 
 def test_what_was_read_rightly_before_keeps_its_fingerprint(tmp_path: Path) -> None:
-    """A void value, colours and a foreground of 255 make another data set; nothing else does."""
+    """Only a void value, colours or a foreground of 255 make it another data set."""
     values = truths(2)
     for name, factor in (("ones", 1), ("whites", 255)):
         pairs(tmp_path / name, "images/{}.png", "masks/{}.png", values * np.uint8(factor), TWO)
@@ -439,7 +439,7 @@ def test_classes_that_no_mask_has_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_a_class_in_the_margins_alone_is_warned_of(tmp_path: Path) -> None:
-    """Training sees the centred squares, judging the whole rectangles."""
+    """Training sees the centred squares; evaluation uses the whole rectangles."""
     for number, values in enumerate(truths(2, 12)):
         wide = np.pad(values, ((0, 0), (4, 4)), constant_values=2)
         picture(tmp_path / f"set/images/{number}.png", number)

@@ -1,5 +1,5 @@
 """Folders of images with masks: both layouts decoded against NumPy, and every way in which a pair
-can be wrong, by name."""
+can be wrong, reported by name."""
 
 import shutil
 from pathlib import Path
@@ -23,8 +23,8 @@ NO_CLASSES = (
 
 
 def satellite(root: Path, train: int = 8, validation: int = 3) -> dict[str, np.ndarray]:
-    """{path of the image: (16, 16) class numbers}; the mask's colours are off by up to 100 levels,
-    as a JPEG's might be."""
+    """Write pairs and return {path of the image: (16, 16) class numbers}. Mask colours are off by
+    up to 100 levels, as after JPEG compression."""
     rng, truth = np.random.default_rng(0), {}
     for part, count in (("train", train), ("validation", validation)):
         (root / part).mkdir(parents=True)
@@ -78,7 +78,7 @@ def test_satellite_colours_and_splits(tmp_path: Path) -> None:
     assert data.classes == ("urban", "agriculture", "rangeland", "forest", "water", "barren")
     assert len(data.colors) == 6
     assert "3 test images of 16 px, 6 classes of pixels" in data.headline()
-    # validation is the test, val is carved from train
+    # the layout's validation becomes the test split, val is carved from train
     assert (len(data.train) + len(data.val), len(data.test)) == (8, 3)
     assert data.train.mask_images is not None
     for stored, expected in zip(

@@ -1,4 +1,4 @@
-"""A store that lies on the device gives the batches that the memory map gives, bit for bit."""
+"""A store on the device gives the same batches as the memory map, bit for bit."""
 
 from dataclasses import replace
 from typing import Any
@@ -69,7 +69,7 @@ def test_masks_come_from_where_the_images_do() -> None:
     [
         ("auto", 2.6, True),
         ("auto", 2.4, False),  # more than 40 % of it
-        ("auto", 0, False),  # not known
+        ("auto", 0, False),  # unknown
         ("always", 1.1, True),
         ("never", 100, False),
     ],
@@ -87,7 +87,7 @@ def test_a_store_that_takes_little_of_the_free_memory_lies_on_the_gpu(
 
 @pytest.mark.parametrize(
     ("fraction", "reserved", "expected"),
-    [(1.0, 0, 60), (0.5, 10, 40), (0.5, 60, 0)],  # another process has 40 of the 100
+    [(1.0, 0, 60), (0.5, 10, 40), (0.5, 60, 0)],  # another process holds 40 of the 100
 )
 @pytest.mark.parametrize("device", [GPU, torch.device("cuda:0")])
 def test_free_memory_is_what_this_process_may_still_take(
@@ -100,7 +100,7 @@ def test_free_memory_is_what_this_process_may_still_take(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
-    # torch's own function, down to where it asks the driver
+    # torch's own function, down to its call of the driver
     monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_getMemoryFraction", lambda number: fraction, raising=False)
     assert placement.free_memory(device) == expected
@@ -120,7 +120,7 @@ def test_trials_on_the_same_data_share_one_copy(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_other_data_take_the_place_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their memory is free before it is asked whether the next ones fit."""
+    """Their memory is freed before checking whether the next ones fit."""
     held: list[int] = []
 
     def rows(array: np.ndarray, device: torch.device) -> DeviceRows:

@@ -1,4 +1,4 @@
-"""Carving, balancing and near-duplicates, against counts in closed form and copies made here."""
+"""Carving, balancing and near-duplicates against closed-form counts and copies made here."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from trainables.data_summary import Duplicates
 
 
 def natural(n: int, size: int = 48, seed: int = 0) -> np.ndarray:  # (n, 3, S, S) uint8
-    """Smooth random pictures with some texture."""
+    """Return smooth random pictures with some texture."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(n):
@@ -63,7 +63,8 @@ def test_carve_keeps_groups_together(seed: int) -> None:
 
 
 def test_small_classes() -> None:
-    """One image: stays. Two or three: one is carved. A class that is one group: stays whole."""
+    """A single image stays. Of two or three, one is carved. A class that is one group stays
+    whole."""
     labels = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3])
     groups = np.array([0, 1, 2, 3, 4, 5, 6, 6, 6, 6])
     _, carved = carve(np.arange(10), labels, groups, 0.15, seed=0)
@@ -99,7 +100,7 @@ def test_re_encoded_copies_are_near_duplicates(quality: int) -> None:
 
 
 def test_plain_and_single_images() -> None:
-    """Plain colours are duplicates only when they are equal."""
+    """Plain colours are duplicates only if they are equal."""
     levels = np.array([10, 11, 12, 10, 200])
     groups = near_duplicates(
         np.broadcast_to(levels.reshape(-1, 1, 1, 1), (5, 3, 16, 16)).astype(np.uint8)
@@ -168,8 +169,8 @@ def test_batch_is_one_gather() -> None:
 
 @pytest.mark.heavy
 def test_groups_and_splits_are_the_same_in_every_process(tmp_path: Path) -> None:
-    """Python salts the hashes of bytes per process; a split that followed them would differ from
-    machine to machine."""
+    """Python salts the hashes of bytes in each process. A split based on them would differ between
+    machines."""
     root = class_folders(tmp_path / "set")
     program = (
         "import sys; from pathlib import Path;"

@@ -1,5 +1,5 @@
-"""The store: built once, whole or not at all, with clear errors. Builders are forked, so that they
-can be raced and killed."""
+"""The store is built once, completely or not at all, with clear errors. Builders are forked, so
+that tests can race and kill them."""
 
 import errno
 import io
@@ -28,7 +28,7 @@ fork = multiprocessing.get_context("fork")
 
 
 def source(log: Path | None = None, pause: float = 0.0, count: int = 40) -> Source:
-    """Row r is an image full of r; every build adds a line to `log`."""
+    """Return a source whose row r is an image filled with r; every build adds a line to `log`."""
     if log:
         with log.open("a") as file:
             file.write("build\n")
@@ -192,7 +192,7 @@ def test_damaged_store(tmp_path: Path) -> None:
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Adds one file of every kind of damage; returns their names and patterns of the reasons."""
+    """Add one file of every kind of damage; return their names and patterns of the reasons."""
     names = {}
     for kind, reason in REASONS.items():
         name = kind.replace(" ", "_") + "x.jpg"
@@ -223,7 +223,7 @@ def test_corrupt_files_are_all_listed(tmp_path: Path) -> None:
     assert sorted(path for path, _ in data.skipped) == sorted(names)
     assert len(data.train) + len(data.val) + len(data.test) == 20
     for split in (data.train, data.val, data.test):
-        assert split.batch(np.arange(len(split))).flatten(1).any(1).all()  # no black row in use
+        assert split.batch(np.arange(len(split))).flatten(1).any(1).all()  # no black row is in use
     assert f"{len(names)} corrupt files skipped" in data.headline()
     assert message_of(load) == message
 

@@ -1,5 +1,5 @@
-"""The summary of a data set, word by word: for layouts, for splits that share images, for what
-makes a claim worthless."""
+"""The summary of a data set, word by word: layouts, splits that share images, and conditions that
+make a claim worthless."""
 
 import json
 import shutil
@@ -123,11 +123,11 @@ def test_lines_are_no_wider_than_asked() -> None:
     assert max(len(line) for line in WHOLE.lines()[2:]) <= 100
 
 
-# ---------------------------------------------------------------- of real folders
+# ---------------------------------------------------------------- real folders
 
 
 def summary_of(root: Path, task: str = "classify", **settings: object) -> list[str]:
-    """Lines without those that other files test: folders, left out and images."""
+    """Return the lines, except for those that other files test: folders, left out and images."""
     config = DataConfig(name=str(root), image_size=16, **settings)  # type: ignore[arg-type]
     data = load_dataset(config, task, root.parent / "cache")  # type: ignore[arg-type]
     assert DataSummary.from_json(json.loads(json.dumps(data.summary.as_json()))) == data.summary
@@ -209,7 +209,7 @@ def test_sizes_and_modes_of_the_files(tmp_path: Path) -> None:
         "images 8x8 to 40x20 px, most 24x24 (3 sizes); 30 RGB, 1 I;16, 1 L; values of more than "
         "8 bits from 700 to 4095"
     ]
-    assert summary_of(root) == lines  # from the store that is there
+    assert summary_of(root) == lines  # from the existing store
 
 
 def test_a_store_of_an_earlier_version_says_nothing_of_sizes(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_class_that_no_mask_shows_is_a_warning(tmp_path: Path) -> None:
         Image.fromarray(values).save(path)
     lines = summary_of(root, "segment")
     [classes] = only(lines, "classes")
-    if "0 (roof)" in classes:  # the one mask with a roof is in val or test
+    if "0 (roof)" in classes:  # the only mask with a roof is in val or test
         assert lines[-1] == "no training mask shows roof: nothing can be learned about it"
     else:
         assert classes == "classes 3: ground, road, roof; 1 (roof) to 8 (road) training masks"
@@ -290,11 +290,11 @@ def test_embedded_sets(name: str, task: str, layout: str) -> None:
     assert len(data.summary.notes) == 1
 
 
-# ---------------------------------------------------------------- what makes a claim worthless
+# ---------------------------------------------------------------- worthless claims
 
 
 def changed(tmp_path: Path, labels: dict[str, int]) -> DataSet:
-    """Three classes of 10 images, of which some splits are given one label only."""
+    """Return three classes of 10 images; all images of the splits in `labels` get one label."""
     data = load_dataset(
         DataConfig(name=str(class_folders(tmp_path / "set")), image_size=16),
         "classify",

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, by the kernel's own count of page faults."""
+"""Freed memory stays with the process, measured by the kernel's own count of page faults."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ print(first, min(steps() for _ in range(3)))
 @pytest.mark.heavy
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_a_step_asks_the_system_for_nothing_twice() -> None:
-    # glibc's own first value, which it else adapts as it goes
+    # glibc's own initial value; setting it stops glibc from adapting it
     returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     said = subprocess.run(
         [sys.executable, "-c", STEPS],

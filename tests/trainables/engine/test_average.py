@@ -1,4 +1,4 @@
-"""The average of weights against torch's, and its runs against uninterrupted ones."""
+"""The average of weights against torch's, and runs that use it against uninterrupted ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +49,14 @@ def test_a_short_run_forgets_its_first_weights() -> None:
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and statistics of BatchNorm, without its count of batches."""
+    """Return parameters and BatchNorm statistics, without BatchNorm's count of batches."""
     return {
         name: value for name, value in module.state_dict().items() if value.dtype.is_floating_point
     }
 
 
 def test_average_equals_torchs() -> None:
-    """Parameters and BatchNorm's statistics, over a hundred random updates."""
+    """Parameters and BatchNorm statistics are compared over a hundred random updates."""
     model = toy()
     step = 0
 
@@ -80,7 +80,7 @@ def test_average_equals_torchs() -> None:
     assert expected.keys() == {name.removeprefix("net.") for name in average.values}
     for name, value in expected.items():
         torch.testing.assert_close(average.values[f"net.{name}"], value)
-        assert not average.values[f"net.{name}"].requires_grad  # no graph of all updates is kept
+        assert not average.values[f"net.{name}"].requires_grad  # no graph of the updates is kept
 
 
 def test_the_average_takes_the_place_of_the_weights_for_a_block_alone() -> None:
@@ -215,7 +215,7 @@ def test_a_plateau_lowers_the_rate_and_a_kill_changes_nothing(tmp_path: Path) ->
         AVERAGED, schedule=schedule, optim=OptimConfig(lr=1e-6), train=TrainConfig(epochs=5)
     )
     _, expected = trained(config, tmp_path / "whole")
-    # hardly anything is learned, so that each epoch after the first lowers the rate of the next
+    # hardly anything is learned, so each epoch after the first lowers the rate of the next
     assert [r["train/lr"] for r in expected] == [1e-6, 1e-6, 5e-7, 2.5e-7, 1.25e-7]
     with pytest.raises(KeyboardInterrupt):
         trained(config, tmp_path / "killed", die_after=3)

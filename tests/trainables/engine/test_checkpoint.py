@@ -1,4 +1,4 @@
-"""A kill between writing a file and renaming it: the next start removes what it left."""
+"""A kill between writing a file and renaming it: the next start removes what was left."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ CONFIG = build(
 )
 SNAPSHOTS = [f"embeddings-{part}-0001.npz" for part in ("train", "val")]
 WRITTEN = [ARCHITECTURE, BEST, *SNAPSHOTS, LAST]
-"""Every file of a trial, in the order in which it is written."""
+"""Every file of a trial, in the order in which they are written."""
 
 
 def train(folder: Path) -> None:
@@ -41,8 +41,8 @@ def train(folder: Path) -> None:
 
 
 def train_until(folder: Path, name: str) -> int:
-    """Trains in a forked process, which ends where the file of this name would get its name, and
-    returns its exit code."""
+    """Train in a forked process that ends just before the file of this name is renamed into place.
+    Return its exit code."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)

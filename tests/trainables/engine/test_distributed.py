@@ -1,4 +1,4 @@
-"""Several workers against one: layers, exchanges and whole runs, without Ray."""
+"""Several workers against one: layers, collectives and whole runs, without Ray."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tune.experiments import EXPERIMENTS
 
 
 class Rank:
-    """The runtime of one worker; rank 0's reports count."""
+    """The runtime of one worker. The reports of rank 0 count."""
 
     device = torch.device("cpu")
 
@@ -46,7 +46,8 @@ class Rank:
 
 
 class Exact(Toy):
-    """In float64: what is left of a difference between one worker and several is a mistake."""
+    """The toy in float64, so that any remaining difference between one worker and several is a
+    bug."""
 
     @classmethod
     def load_data(cls, config: ToyData, progress: bool = False) -> Blobs:
@@ -61,7 +62,8 @@ def train(
     count: int = 1,
     stop_after: int | None = None,
 ) -> tuple[list[Metrics], Tensor]:
-    """Reports, and all parameters and statistics in one vector (P,) float64."""
+    """Train and return the reports, and all parameters and statistics as one vector (P,)
+    float64."""
     place = Rank(directory, rank, count, stop_after)
     torch.manual_seed(config.seed)
     model = kind(config, kind.load_data(config.data))
@@ -76,7 +78,7 @@ def train(
 def train_on(
     count: int, kind: type[Trainable], config: Any, directory: Path, **runtime: Any
 ) -> tuple[list[Metrics], Tensor]:
-    """The same on `count` workers, which must end with the same model."""
+    """Train on `count` workers, which must all end with the same model."""
     directory.mkdir()
     results = on_ranks(count, lambda rank: train(kind, config, directory, rank, count, **runtime))
     for _, state in results[1:]:
@@ -90,8 +92,8 @@ def train_on(
 def test_batchnorm_over_ranks_equals_one_batch(
     shape: tuple[int, ...], momentum: float | None, affine: bool
 ) -> None:
-    """Outputs, gradients of inputs and parameters, and running statistics of nn.BatchNorm on the
-    whole batch, in float64."""
+    """Compared in float64 with nn.BatchNorm on the whole batch: outputs, gradients of inputs and
+    parameters, and running statistics."""
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
     generator = torch.Generator().manual_seed(0)
     batches = [
@@ -123,7 +125,7 @@ def test_batchnorm_over_ranks_equals_one_batch(
         ]
 
     expected = pass_through(slice(None), synchronise=False)
-    shares = [slice(0, 1), slice(1, 3), slice(3, 7)]  # unequal, and one a single image
+    shares = [slice(0, 1), slice(1, 3), slice(3, 7)]  # unequal shares, one of them a single image
     got = on_ranks(3, lambda rank: pass_through(shares[rank], synchronise=True))
     per_batch = 2 + 2 * affine
     for number, reference in enumerate(expected):
@@ -163,7 +165,7 @@ def test_on_gpus_it_is_what_torch_converts_to() -> None:
 
 
 def test_on_a_gpu_too_a_worker_alone_takes_its_own_statistics() -> None:
-    """torch's layer, which takes those of all, refuses a CPU."""
+    """torch's layer, which uses the statistics of all workers, refuses a CPU."""
 
     def run(rank: int) -> None:
         ours, plain = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
@@ -209,8 +211,8 @@ def test_shards_and_gathered_rows() -> None:
         assert result["first"] == "of 0"
 
 
-# No dropout, whose masks a worker draws for its own images; no Adam, which makes steps of the
-# rounding errors of gradients that are zero.
+# No dropout, because a worker draws masks for its own images only. No Adam, because it makes full
+# steps from the rounding errors of zero gradients.
 TOY = ToyConfig(dropout=0.0, optim=OptimConfig(name="sgd", lr=0.1, clip_grad_norm=0.5))
 
 
@@ -233,8 +235,8 @@ def compare(reports: list[Metrics], expected: list[Metrics], tolerance: float) -
 
 @pytest.mark.parametrize("micro", [1, 3])
 def test_micro_batches_of_workers(tmp_path: Path, micro: int) -> None:
-    """Equally many on each rank, though 20 images do not divide by 3 workers; without BatchNorm the
-    result is that of one batch."""
+    """Every rank has equally many micro-batches, though 20 images do not divide by 3 workers.
+    Without BatchNorm the result is that of one batch."""
     config = replace(TOY, normalized=False)
     (tmp_path / "one").mkdir()
     expected, state = train(Exact, config, tmp_path / "one")
@@ -250,8 +252,8 @@ def test_micro_batches_of_workers(tmp_path: Path, micro: int) -> None:
 def test_begun_with_some_workers_and_finished_with_others(
     tmp_path: Path, before: int, after: int
 ) -> None:
-    """A kill in the middle of the second epoch; nothing of the checkpoint depends on the number of
-    workers."""
+    """A kill comes in the middle of the second epoch. Nothing in the checkpoint depends on the
+    number of workers."""
     config = replace(
         TOY, train=replace(TOY.train, epochs=2, checkpoint_minutes=1e-9, epoch_images=600)
     )
@@ -261,7 +263,7 @@ def test_begun_with_some_workers_and_finished_with_others(
     def cut_short(rank: int) -> bool:
         def die(self: Toy) -> None:
             self.steps = getattr(self, "steps", 0) + 1
-            if self.steps == 46:  # of 30 an epoch; with workers the state is saved every 10
+            if self.steps == 46:  # 30 steps an epoch; with workers the state is saved every 10
                 raise KeyboardInterrupt
 
         patch = pytest.MonkeyPatch()
@@ -303,7 +305,8 @@ def test_all_workers_end_with_the_reason(tmp_path: Path, reason: str) -> None:
 
 @pytest.mark.heavy
 def test_out_of_memory_on_one_worker_starts_all_again_with_less(tmp_path: Path) -> None:
-    """The rank that ran out leaves; the other loses its peer in the middle of an exchange."""
+    """The rank that runs out of memory leaves; the other loses its peer in the middle of a
+    collective."""
     config = replace(TOY, normalized=False)
     (tmp_path / "one").mkdir()
     expected, state = train(Exact, config, tmp_path / "one")
@@ -365,12 +368,12 @@ SSL = build(
         "train.epochs": 2,
         "train.epoch_images": 64,
         "train.batch_size": 32,
-        # Its fit makes differences of the last digits of features a hundred times larger.
+        # Fitting the probe amplifies differences in the last digits of features a hundred times.
         "val.probe_steps": 0,
     },
 )
-# relative, of train/loss in float32 over these few steps; the split of a sum differs, and training
-# amplifies it
+# relative, for train/loss in float32 over these few steps: the split of a sum differs, and training
+# amplifies the difference
 CURVE_TOLERANCE = 1e-3
 
 
@@ -386,8 +389,8 @@ CURVE_TOLERANCE = 1e-3
 def test_loss_curve_of_two_workers_is_that_of_one(
     tmp_path: Path, kind: type[Trainable], config: Any
 ) -> None:
-    """Augmentation, mixup, BatchNorm, thawing stages, BYOL's average: the same batches, the same
-    steps, the same validation."""
+    """With augmentation, mixup, BatchNorm, thawing stages and BYOL's average, the batches, steps
+    and validation are the same."""
     (tmp_path / "one").mkdir()
     expected, state = train(kind, config, tmp_path / "one")
     reports, got = train_on(2, kind, config, tmp_path / "two")
@@ -405,7 +408,7 @@ def test_loss_curve_of_two_workers_is_that_of_one(
 def test_loss_of_two_workers_is_that_of_one_where_it_is_of_the_whole_batch(
     tmp_path: Path, name: str
 ) -> None:
-    """Negatives, queue, statistics and center are exchanged."""
+    """Workers exchange negatives, the queue, statistics and the center."""
     pytest.importorskip("lightly")
     experiment = EXPERIMENTS[name]
     flat = {
@@ -416,7 +419,7 @@ def test_loss_of_two_workers_is_that_of_one_where_it_is_of_the_whole_batch(
     if name == "ssl-moco":
         flat |= {"head.queue": 64}
     if name == "ssl-vicreg":
-        flat |= {"optim.lr": 1e-3}  # its weights of 25 amplify what rounding leaves
+        flat |= {"optim.lr": 1e-3}  # its weights of 25 amplify rounding errors
     config = build(experiment.config, flat)
 
     (tmp_path / "one").mkdir()

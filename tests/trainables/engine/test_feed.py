@@ -1,4 +1,4 @@
-"""Batches that are sent early equal those that are not, bit for bit."""
+"""Batches that are sent early equal batches that are not, bit for bit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from trainables.engine.feed import DirectLane, Feed, lane_to
 
 
 class EarlyLane(DirectLane):
-    """A lane that keeps what it sends apart until it is received, as a stream of its own does:
-    until then the batch must not be read."""
+    """A lane that keeps what it sends out of reach until it is received, like a separate CUDA
+    stream: the batch must not be read before."""
 
     is_early = True
 
@@ -38,7 +38,7 @@ class EarlyLane(DirectLane):
 
 
 def drawn(steps: list[int]) -> Feed:
-    """A feed that notes which steps it has drawn; the images of a batch are its step."""
+    """Return a feed that records which steps it draws. The images of a batch contain its step."""
 
     def draw(step: int) -> Batch:
         steps.append(step)
@@ -86,7 +86,7 @@ def test_without_memory_for_it_a_batch_is_not_early() -> None:
 def test_training_on_early_batches_equals_training_on_late_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_after: int | None
 ) -> None:
-    """Killed and resumed too: what was early is drawn again."""
+    """Also after a kill and resume, which draw the early batch again."""
     config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20))
     runs = []
     for name in ("late", "early"):
@@ -121,7 +121,7 @@ def test_the_last_step_of_a_run_draws_nothing_more(
 
 
 class OnCard(torch.Tensor):
-    """A tensor that takes itself for one of a GPU, and notes which stream it is promised to."""
+    """A tensor that claims to be on a GPU and records for which stream it is kept."""
 
     is_cuda = True
 
@@ -135,7 +135,7 @@ EVENTS: list[str] = []
 def test_a_stream_of_its_own_is_waited_for_by_the_one_that_computes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The order of calls; what they do, a card has to show."""
+    """Only the order of calls is tested; their effect needs a GPU."""
 
     class Stream(str):
         def wait_stream(self, other: object) -> None:

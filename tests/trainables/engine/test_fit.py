@@ -1,4 +1,5 @@
-"""The loop against an uninterrupted run, against one big batch, and against what must end it."""
+"""The training loop against an uninterrupted run and one large batch, and the conditions that end
+it."""
 
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from trainables.files import BEST, LAST
 
 
 class Recorder:
-    """A runtime that records, and that can be told to die or to stop the trial after a report."""
+    """A runtime that records reports and can be told to die or to stop the trial after one."""
 
     device, rank, world_size = torch.device("cpu"), 0, 1
 
@@ -64,15 +65,15 @@ def test_killed_between_checkpoint_and_report_equals_uninterrupted(
     fitted, expected = train(ToyConfig(), whole)
     with pytest.raises(KeyboardInterrupt):
         train(ToyConfig(), killed)
-    torch.randn(7)  # another process has another global state
+    torch.randn(7)  # another process has another global random state
     resumed, got = train(ToyConfig(), killed)
-    assert killed.reports == whole.reports  # nothing twice, nothing missing, bit for bit
+    assert killed.reports == whole.reports  # no report twice, none missing, bit for bit
     assert equal_states(got, expected)
     assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
 
 
 class Level(Toy):
-    """Every epoch is as good as the others."""
+    """A toy whose epochs are all equally good."""
 
     def validate(self) -> dict[str, float]:
         return {self.objective: 0.5}
@@ -98,7 +99,7 @@ def test_killed_at_any_step_equals_uninterrupted(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    # saves after every step
+    # save after every step
     config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20, checkpoint_minutes=1e-9))
     whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b")
     steps = 0
@@ -121,8 +122,8 @@ def test_killed_at_any_step_equals_uninterrupted(
             train(config, killed)
     steps = 0
     _, got = train(config, killed)
-    assert steps == all_steps - (die_at_step - 1)  # what was saved is not trained again
-    # an epoch reported again is the same to the bit
+    assert steps == all_steps - (die_at_step - 1)  # saved steps are not trained again
+    # an epoch that is reported again has bit-identical metrics
     once = [r for i, r in enumerate(killed.reports) if r not in killed.reports[:i]]
     assert once == whole.reports
     assert equal_states(got, expected)
@@ -160,7 +161,7 @@ def test_stop_by_the_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("micro", [1, 3, 7, 20])
 def test_gradient_accumulation_equals_one_batch(tmp_path: Path, micro: int) -> None:
-    """Uneven micro-batches too: each weighs by its images."""
+    """Uneven micro-batches too: each is weighted by its number of images."""
     states = []
     for name, size in (("whole", 0), ("micro", micro)):
         (tmp_path / name).mkdir()
@@ -179,7 +180,8 @@ def test_gradient_accumulation_equals_one_batch(tmp_path: Path, micro: int) -> N
 def test_no_micro_batch_is_a_small_rest(
     tmp_path: Path, batch: int, micro: int, expected: list[int]
 ) -> None:
-    """BatchNorm would take its statistics from it; BYOL's refuses a single image."""
+    """BatchNorm would take its statistics from such a rest; BYOL's BatchNorm refuses a single
+    image."""
     config = ToyConfig(train=TrainConfig(batch_size=batch, micro_batch=micro))
     toy, seen = Toy(config, Toy.load_data(config.data)), []
     toy.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -198,11 +200,12 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
     assert got.largest == 3  # 20 -> 10 -> 5 -> 3
     assert [metrics["train/micro_batch"] for _, metrics in runtime.reports] == [3, 3]
     a, b = (torch.cat([p.detach().flatten() for p in toy.parameters()]) for toy in (expected, got))
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # the same effective batch
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # the effective batch is the same
 
 
 def test_a_pass_that_ran_out_of_memory_leaves_no_trace_in_batchnorm(tmp_path: Path) -> None:
-    """Statistics after a retry equal those of a run that was told the micro-batch at once."""
+    """Statistics after a retry equal those of a run that was given the smaller micro-batch at
+    once."""
     (tmp_path / "told").mkdir()
     (tmp_path / "found").mkdir()
     told = ToyConfig(dropout=0.0, train=TrainConfig(epochs=2, batch_size=20, micro_batch=5))
@@ -220,7 +223,7 @@ def test_a_pass_that_ran_out_of_memory_leaves_no_trace_in_batchnorm(tmp_path: Pa
 
     toy.net[2].register_forward_hook(run_out)  # after the BatchNorm
     fit(toy, found, Recorder(tmp_path / "found"))
-    assert statistics[0].any()  # the first pass, which is thrown away, had changed them
+    assert statistics[0].any()  # the discarded first pass had changed them
     assert equal_states(toy, expected)
 
 
@@ -271,7 +274,7 @@ def test_every_pass_shows_every_image_once() -> None:
     for k in range(4):
         assert sorted(stream[90 * k : 90 * (k + 1)]) == list(range(90))
     assert not np.array_equal(stream[:90], stream[90:180])
-    # no history needed
+    # positions of a step need no history
     np.testing.assert_array_equal(Sampler(90, 20, seed=3).positions(11), stream[220:240])
     assert not np.array_equal(Sampler(90, 20, seed=4).positions(0), stream[:20])
 
@@ -323,7 +326,8 @@ def test_first_middle_and_last_epoch_leave_snapshots(
 def test_forward_passes_draw_as_in_earlier_versions(
     seed: int, rank: int, step: int, state: int, tmp_path: Path
 ) -> None:
-    """A run that an earlier version began is resumed bit for bit; the numbers are 5d3a9ec's."""
+    """A run that began under an earlier version resumes bit for bit; the numbers are those of
+    commit 5d3a9ec."""
     runtime = Recorder(tmp_path)
     runtime.rank = rank
     seed_forward_pass(seed, step, runtime)

@@ -1,4 +1,4 @@
-"""What `train.numerics` makes of a device."""
+"""The resolution of `train.numerics` on each device."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_the_plan_names_what_was_chosen() -> None:
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_an_epoch_in_bfloat16_says_so(bf16: bool, tmp_path: Path) -> None:
-    """The config of a study says `auto`, whatever its devices made of it."""
+    """A study's config says `auto`, whatever its devices resolve it to."""
     runtime = Recorder(tmp_path)
     train(ToyConfig(train=TrainConfig(epochs=1, batch_size=20, bf16=bf16)), runtime)
     ((_, metrics),) = runtime.reports

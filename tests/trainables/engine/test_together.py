@@ -1,4 +1,4 @@
-"""Heads that train together against the same heads that train one by one."""
+"""Heads that train together against the same heads trained one by one."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClassifierConfig:
 
 
 def begun(config: ClassifierConfig, folder: Path) -> TrainingState:
-    """A trial as `fit` begins, or resumes, it."""
+    """Return a trial as `fit` begins or resumes it."""
     folder.mkdir(exist_ok=True)
     runtime = LocalRuntime(folder, lambda epoch, metrics: True)
     model = classifier(config)
@@ -71,7 +71,7 @@ def alone(config: ClassifierConfig, folder: Path, end: int = EPOCH) -> TrainingS
 
 
 def assert_equal(one: TrainingState, other: TrainingState) -> None:
-    """Parameters, moments, loss, step and learning costs, up to the order of sums."""
+    """Check parameters, moments, loss, step and learning costs, up to the order of sums."""
     assert one.progress.step == other.progress.step
     torch.testing.assert_close(one.loss_sum, other.loss_sum, rtol=1e-5, atol=1e-6)
     mine, theirs = one.trainable.head.state_dict(), other.trainable.head.state_dict()
@@ -102,7 +102,7 @@ OPTIMIZERS = {
 
 
 def trio(config: ClassifierConfig) -> list[ClassifierConfig]:
-    """Three trials of one shape that differ in all that may differ."""
+    """Return three trials with heads of one shape that differ in everything that may differ."""
     optim = config.optim
     return [
         config,
@@ -149,7 +149,8 @@ def test_trials_of_different_shapes_advance_side_by_side(
 def test_a_trial_that_is_ahead_is_joined_by_one_that_begins(
     config: ClassifierConfig, tmp_path: Path
 ) -> None:
-    """From a checkpoint that a step of its own wrote, in the middle of an epoch."""
+    """The first trial resumes a checkpoint from the middle of an epoch, written after a step on its
+    own."""
     first = alone(config, tmp_path / "ahead", end=4)
     checkpoint.save(first, first.batches.runtime)
     ahead = member(config, tmp_path / "ahead")
@@ -194,7 +195,7 @@ def test_a_trial_that_diverges_leaves_the_others_alone(
 
 
 def test_costs_count_shared_draws_for_each_trial(config: ClassifierConfig, tmp_path: Path) -> None:
-    """Of two trials with one draw, both have looked up as many features as one alone."""
+    """Two trials that share a draw each count as many looked-up features as one trial alone."""
     both = [member(config, tmp_path / f"t{k}") for k in range(2)]
     advance(both)
     counts = [m.state.trainable.features._rows_drawn for m in both]

@@ -73,13 +73,13 @@ LIGHTLY: dict[str, list[str]] = {
     "ssl-vicreg": ["index", "index", "index_put", "index_put"],
     "ssl-dino": [],
 }
-"""Methods of lightly -> what waits in its losses: masks over pairs of a batch, both ways, and the
-position in the queue."""
+"""Method of lightly -> the operations of its loss that wait: masks over pairs of a batch, forward
+and backward, and the position in the queue."""
 every_step = pytest.mark.parametrize("name", [*STEPS, *LIGHTLY])
 
 
 def of_lightly(name: str) -> tuple[type[Trainable], Any]:
-    """A method whose loss is lightly's, where that is installed."""
+    """Return a method whose loss is lightly's; skip the test if lightly is not installed."""
     pytest.importorskip("lightly")
     experiment = EXPERIMENTS[name]
     head = type(experiment.config().head)(projection_size=16, hidden_size=32)
@@ -89,7 +89,7 @@ def of_lightly(name: str) -> tuple[type[Trainable], Any]:
 
 
 def begun(name: str, directory: Path, device: str = "cpu") -> tuple[TrainingState, Any, Recorder]:
-    """A trainable behind its first step, in which optimizers make their moments."""
+    """Return a trainable after its first step, in which optimizers create their moments."""
     kind, config = of_lightly(name) if name in LIGHTLY else STEPS[name]
     runtime = Recorder(directory)
     runtime.device = torch.device(device)
@@ -125,7 +125,7 @@ def masked_write(x: Tensor) -> None:
 
 
 def backward(x: Tensor) -> None:
-    """Reads back inside a function of autograd's, on the way back."""
+    """Read a value back in the backward pass of an autograd function."""
 
     class Reads(torch.autograd.Function):
         @staticmethod
@@ -183,10 +183,10 @@ def test_what_a_gpu_would_refuse_is_found(
 
 
 def test_copies_to_a_device_go_through_pinned_memory() -> None:
-    """`send` alone copies without waiting; a tensor that is made of Python's numbers on a GPU is a
-    copy that waits."""
+    """Only `send` copies without waiting. Creating a tensor on a GPU from Python numbers is a copy
+    that waits."""
     waiting = re.compile(r"non_blocking|torch\.(?:as_)?tensor\([^\n]*device=")
-    allowed = {"devices.py", "checkpoint.py"}  # a checkpoint's sum, once a start
+    allowed = {"devices.py", "checkpoint.py"}  # the loss sum of a checkpoint, once per start
     found = [
         f"{path.relative_to(REPO)}: {line.strip()}"
         for path in sorted((REPO / "trainables").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""A process that hangs ends itself and says where; one that moves on does not."""
+"""A process that hangs ends itself and says where it hung; one that makes progress does not."""
 
 import subprocess
 import sys

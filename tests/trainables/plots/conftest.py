@@ -1,4 +1,4 @@
-"""What reaches the canvas of a picture."""
+"""Fixture that records the canvases of pictures."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from trainables.plots.canvas import Canvas
 
 @pytest.fixture
 def canvases(monkeypatch: pytest.MonkeyPatch) -> list[Canvas]:
-    """The canvases that have been saved, in order."""
+    """Return the canvases saved so far, in order."""
     saved: list[Canvas] = []
     save = Canvas.save
 

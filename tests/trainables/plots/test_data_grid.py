@@ -1,4 +1,4 @@
-"""The picture of a data set: which images are chosen, and where their pixels are in the picture."""
+"""The picture of a data set: which images are chosen, and where their pixels are drawn."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ LEVELS = (30, 120, 210)
 
 
 def painted(labels: list[int], train: int, names: tuple[str, ...] = ("a", "b", "c")) -> DataSet:
-    """Images of one level each, which says their class; the last rows are val and test."""
+    """Return images of a single level each, which encodes the class. The last rows are val and
+    test."""
     known = np.array(labels)
     images = np.zeros((len(known), 3, 16, 16), np.uint8)
     for row, label in enumerate(known):

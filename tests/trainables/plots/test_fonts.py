@@ -1,4 +1,5 @@
-"""Class names in scripts that DejaVu lacks are drawn by an installed font, or it is said."""
+"""Class names in scripts that DejaVu lacks are drawn with an installed font, or a note says that
+none has their letters."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ CAT, DOG = "\u732b", "\u72ac"
 
 
 def write_font(path: Path, letters: str, family: str) -> None:
-    """A font whose letters are black squares of an em."""
+    """Write a font whose letters are black squares of one em."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for point in ((0, 1000), (1000, 1000), (1000, 0)):
@@ -43,7 +44,7 @@ def write_font(path: Path, letters: str, family: str) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the machine's fonts, empty."""
+    """Return the folder of the machine's fonts, which is empty."""
     monkeypatch.setattr(
         font_manager, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")]
     )
@@ -58,7 +59,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def drawn(text: str) -> np.ndarray:
-    """Pixels of a text, black on white; no warning of a missing glyph may come."""
+    """Return the pixels of a text, black on white. A warning about a missing glyph is an error."""
     figure = plt.figure(figsize=(2, 1), dpi=100)
     figure.text(0.1, 0.1, text, fontsize=36)
     with warnings.catch_warnings():
@@ -75,7 +76,7 @@ def test_names_are_drawn_by_the_installed_font_that_has_their_letters(machine: P
     black = drawn(caption(CAT)) < 128
     rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
     inside = black[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    assert inside.mean() > 0.95  # a square of an em: 36 points at 100 dots an inch
+    assert inside.mean() > 0.95  # a square of one em: 36 points at 100 dots an inch
     assert abs(len(rows) - 50) <= 2
     assert missing_note(["cat", CAT, DOG]) == ""
     assert matplotlib.rcParams["font.family"] == ["sans-serif", "Right Animal"]

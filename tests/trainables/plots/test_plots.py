@@ -1,4 +1,4 @@
-"""Pictures of embeddings: what is drawn against NumPy and scikit-learn, and what is refused."""
+"""Pictures of embeddings: what is drawn, against NumPy and scikit-learn, and what is refused."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def small(path, n=30, classes=3, **more):
 
 
 def drawings(monkeypatch):
-    """Record what reaches the canvas, and draw it."""
+    """Record what is drawn on the canvas, and draw it."""
     drawn, draw = [], plots._draw
 
     def record(data, points, title, method, path, axes=None):
@@ -87,10 +87,10 @@ def test_equal_input_gives_equal_pictures(tmp_path):
 
 
 def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
-    # 1,580 rows; 28 to 39 are the largest
+    # 1,580 rows; classes 28 to 39 are the largest
     labels = np.repeat(np.arange(40), [20 + i for i in range(40)])
     features = np.random.default_rng(0).normal(size=(len(labels), 4))
-    features[:, 0] = labels  # a row can be told from its features
+    features[:, 0] = labels  # identifies the row by its features
     data = load_embeddings(write(tmp_path / "a.npz", features, labels))
     assert data.coloured == tuple(range(28, 40))
     assert len(data.features) == len(data.labels) == MAX_POINTS
@@ -138,7 +138,7 @@ def test_points_lie_in_the_frame_with_one_scale_for_both_axes():
     assert (placed < [7, 4]).all()
     across = np.ptp(placed, axis=0) / np.ptp(points, axis=0)
     assert across[0] == pytest.approx(across[1])
-    assert np.corrcoef(points[:, 1], placed[:, 1])[0, 1] == pytest.approx(-1)  # y downwards
+    assert np.corrcoef(points[:, 1], placed[:, 1])[0, 1] == pytest.approx(-1)  # y points down
 
 
 def test_every_point_is_drawn_in_the_colour_of_its_class(tmp_path, canvases):
@@ -264,7 +264,7 @@ def test_command_form(tmp_path):
 
 
 def test_drawing_imports_nothing_that_takes_longer_than_drawing():
-    """In another interpreter, as this one has all of it."""
+    """Checked in a new interpreter, since this one has imported all of them."""
     kinds = ", ".join(f"{kind!r}" for kind in KINDS)
     code = f"""
 import sys

@@ -1,5 +1,5 @@
-"""Pictures of predictions and learning curves: what reaches the canvas against scikit-learn and
-NumPy, and what is refused."""
+"""Pictures of predictions and learning curves: what is drawn, against scikit-learn and NumPy, and
+what is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def predictions(
 
 
 def row_names(canvas: Canvas, count: int) -> list[str]:
-    """The names of the matrix's rows, which stand before those of its columns."""
+    """Return the names of the matrix's rows; each comes before the name of its column."""
     return canvas.texts[2 : 2 + 2 * count : 2]
 
 
@@ -86,8 +86,8 @@ def test_the_matrix_has_matplotlibs_colours_and_a_scale_of_the_same() -> None:
 
 
 def test_names_as_folders_have_them(tmp_path: Path, canvases: list[Canvas]) -> None:
-    """Longer than their place and without a space to break at; dollars, which matplotlib would read
-    as a formula."""
+    """Some are longer than their space and have no blank to break at; some contain dollars, which
+    matplotlib would read as a formula."""
     names = np.array(["golden_retriever_dog", "US$_1$_bill^", "_background_", "d", "e"])
     predictions(tmp_path / "predictions-val.npz", names=names)
     draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")

@@ -1,4 +1,4 @@
-"""Which images the pictures of masks show."""
+"""The choice of images that pictures of masks show."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ IDS = ["0010", "0013", "0062", "0097", "0104", "0107"]
 
 
 def satellite(root: Path, parts: dict[str, list[str]]) -> Path:
-    """Pairs of noise, 40 of train among them."""
+    """Write pairs of noise, 40 extra ones in train."""
     rng = np.random.default_rng(0)
     for part, ids in {"train": IDS + [f"{n:04d}" for n in range(200, 240)], **parts}.items():
         (root / part).mkdir(parents=True)
@@ -39,7 +39,8 @@ def satellite(root: Path, parts: dict[str, list[str]]) -> Path:
 def test_files_that_the_reports_name_are_shown(
     tmp_path: Path, ids: list[str], expected: list[str]
 ) -> None:
-    """The layout's validation part is the test split, and train has files of the same names."""
+    """The layout's validation part is the test split, and train contains files of the same
+    names."""
     root = satellite(tmp_path / "data", {"validation": ids})
     data = load_dataset(DataConfig(name=str(root), image_size=32), "segment", tmp_path / "cache")
     shown = shown_images(data, np.zeros(len(data.val)))

@@ -39,7 +39,7 @@ def test_ends_at_a_divergence_as_low_as_scikit_learns_with_its_steps(features: n
 
 
 def test_the_gradient_is_that_of_the_divergence() -> None:
-    """By differences; one step of the descent is what moves a point."""
+    """The reference is finite differences of the divergence."""
     from trainables.plots.tsne import _Work
 
     rng = np.random.default_rng(1)
@@ -65,7 +65,7 @@ def test_a_few_points_and_equal_ones(count: int) -> None:
 
 @pytest.mark.parametrize("width", [8, 90])
 def test_principal_components_are_scikit_learns(width: int) -> None:
-    """With fewer and with more features than images."""
+    """Compared with fewer and with more features than images."""
     features = np.random.default_rng(0).normal(size=(40, width)) * np.arange(1, width + 1)
     reference = PCA(2, svd_solver="full")
     expected = reference.fit_transform(features)
@@ -73,4 +73,4 @@ def test_principal_components_are_scikit_learns(width: int) -> None:
     np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-6, atol=1e-8)
     assert shares == pytest.approx(reference.explained_variance_ratio_)
     turned, _ = principal_components(-features)
-    assert np.abs(turned).max(0) == pytest.approx(found.max(0))  # no direction of its own
+    assert np.abs(turned).max(0) == pytest.approx(found.max(0))  # signs are arbitrary

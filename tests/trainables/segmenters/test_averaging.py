@@ -12,7 +12,7 @@ from trainables.segmenters.averaging import AveragingConfig, averaged_scores
 
 
 def looks_left(images: Tensor) -> tuple[Tensor, None]:
-    """A network whose second class is the pixel to the left: not symmetric."""
+    """Return scores whose second class is the pixel to the left: an asymmetric network."""
     left = images[:, :1].roll(1, 3)
     return torch.cat([images[:, :1], left], 1), None
 

@@ -1,4 +1,4 @@
-"""Losses of segmentation against torch's own and loops over pixels in NumPy."""
+"""Segmentation losses against torch's own and against NumPy loops over pixels."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ NAMES = ("ce", "weighted_ce", "ce_dice", "focal", "lovasz")
 
 
 def some(ignored: bool = True) -> tuple[Tensor, Tensor]:
-    """Class 3 is nowhere; image 2 knows nothing."""
+    """Return logits and masks. Class 3 never occurs, and image 2 has only ignored pixels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
     masks = torch.randint(3, (3, 5, 6), generator=generator)
@@ -116,7 +116,7 @@ def test_lovasz_softmax_of_a_hard_prediction_is_one_minus_iou() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rules", [1, 2])
 def test_padding_scales_every_part_of_a_loss_alike(name: str, rules: int) -> None:
-    """An image padded to twice its area has half the loss: cross-entropy and Dice keep their
+    """Padding an image to twice its area halves its loss, and cross-entropy and Dice keep their
     balance."""
     config = SegmentationLossConfig(name=name)  # type: ignore[arg-type]
     weights = class_weights(np.array([3, 2, 1, 0]), 0.5).double()
@@ -146,7 +146,7 @@ def test_micro_batches_change_nothing(name: str) -> None:
 def test_gradients_are_finite_and_leave_ignored_pixels_alone(name: str) -> None:
     config = SegmentationLossConfig(name=name, focal_gamma=0.5)  # type: ignore[arg-type]
     logits, masks = some()
-    logits[1] = 80.0 * functional.one_hot(masks[1], 4).permute(2, 0, 1)  # certain, and right
+    logits[1] = 80.0 * functional.one_hot(masks[1], 4).permute(2, 0, 1)  # certain and right
     logits.requires_grad_()
     segmentation_loss(
         logits, masks, config, class_weights(np.array([3, 2, 1, 0]), 0.5).double()

@@ -1,4 +1,4 @@
-"""Segmentation networks against torchvision, hand-counted parameters, and bilinear
+"""Segmentation networks against torchvision, parameters counted by hand, and bilinear
 interpolation."""
 
 from typing import Any
@@ -47,14 +47,14 @@ HEADS = {
     # fc6 + fc7 + score + x32
     "conv7": (512 * 49 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
     "conv2": (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
-    # two 1x1, five x2 of 4x4 kernels, scale and shift of the norms, score
+    # two 1x1 convolutions, five x2 with 4x4 kernels, scale and shift of the norms, score
     "deconv5": 2 * 513 * 512
     + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32)
     + 2 * (256 + 128 + 64 + 32 + 32)
     + 33 * CLASSES,
 }
-# Of width 8: stem, a block of 8, and two that double and halve, each with a 1x1 shortcut; scale and
-# shift of every norm.
+# At width 8: stem, a block of 8, and two that double the width and halve the size, each with a 1x1
+# shortcut; scale and shift of every norm.
 TINY_ENCODER = (
     (27 * 8 + 16)
     + (2 * 72 * 8 + 32)
@@ -129,7 +129,7 @@ def test_deeplab_computes_what_torchvision_computes() -> None:
     ).eval()
     net = segmenter(DEEPLABS[0])
     net.load_state_dict(expected.state_dict())
-    net.centred = False  # torchvision enlarges by half-pixel centres
+    net.centred = False  # torchvision enlarges with half-pixel centres
     images = torch.randn(1, 3, 32, 41)
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(images)[0], expected(images)["out"])
@@ -150,7 +150,7 @@ def test_dilation_is_torchvisions() -> None:
 
 
 def test_a_batch_of_one_trains() -> None:
-    """torch refuses it in training: one value a channel has no variance."""
+    """torch's BatchNorm refuses it in training: one value per channel has no variance."""
     norm, reference = _NormOfOne(4), nn.BatchNorm2d(4)
     pooled = torch.randn(3, 4, 1, 1)
     torch.testing.assert_close(norm(pooled), reference(pooled))
@@ -197,7 +197,7 @@ def test_unet_has_its_backbone_and_a_decoder_counted_by_hand(
             else TINY_ENCODER
         )
     decoder_parameters, deep = 0, skips[-1]
-    # 3x3 convolutions of what comes from below and from beside, with scale and shift
+    # 3x3 convolutions of the map from below and the skip beside it, with scale and shift
     for skip in reversed(skips[:-1]):
         out = min(skip, 256)
         decoder_parameters, deep = decoder_parameters + 9 * (deep + skip) * out + 2 * out, out
@@ -240,7 +240,7 @@ def test_heads_enlarge_32_times(head: object) -> None:
 def test_fcn_scores_the_border_as_it_scores_within(
     head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A map that is the same everywhere is scored the same everywhere: to the edges, not fading."""
+    """A constant map gets constant scores up to the edges; they do not fade."""
     monkeypatch.setattr(fcn, "HIDDEN", 8)
     torch.manual_seed(0)
     last_map = torch.rand(1, 512, 1, 1).expand(1, 512, 4, 5)
@@ -252,25 +252,26 @@ def test_fcn_scores_the_border_as_it_scores_within(
 
 
 def symmetric(net: nn.Module) -> nn.Module:
-    """The network with kernels that are symmetric, and nothing that cuts or shifts values."""
+    """Return the network with symmetric kernels and without anything that clips or shifts
+    values."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             weight = module.weight.data
             if isinstance(module, nn.ConvTranspose2d):
-                weight.abs_()  # bilinear already
+                weight.abs_()  # already bilinear
             else:
                 weight.copy_(weight.abs().mean((2, 3), keepdim=True).expand_as(weight))
             if module.bias is not None:
                 module.bias.data.zero_()
         if isinstance(module, nn.BatchNorm2d):
-            # As large as what comes in, whatever the depth.
+            # Keeps values at the size of the input at any depth.
             module.weight.data.fill_(0.05)
     return net.eval()
 
 
 @torch.no_grad()
 def centroid(net: nn.Module, ground: Tensor, at: int) -> float:
-    """Column in which the response to a point in column `at` lies, on average."""
+    """Return the mean column of the response to a point in column `at`."""
     point = ground.clone()
     point[..., at] += 0.5
     difference = _logits(net(point)) - _logits(net(ground))
@@ -287,7 +288,8 @@ def _logits(answer: Any) -> Tensor:
 def test_the_coarsest_map_of_a_unet_answers_to_a_point_where_it_is(
     centred: bool, moved: float
 ) -> None:
-    """Half-pixel centres, as in earlier versions, move what a map of stride 8 says by 3.5 px."""
+    """With half-pixel centres, as in earlier versions, the response of a map of stride 8 is off by
+    3.5 px."""
     torch.manual_seed(0)
     net = symmetric(segmenter("unet")).double()
     for merge in net.modules():
@@ -304,7 +306,8 @@ def test_the_coarsest_map_of_a_unet_answers_to_a_point_where_it_is(
 def test_the_answer_of_a_head_of_fcn_to_a_point_is_centred_on_it(
     head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VGG's pools are even: cell i of its last map is centred between pixels, on 32 i + 15.5."""
+    """VGG's pools have even kernels: cell i of its last map is centred between pixels, at 32 i +
+    15.5."""
     monkeypatch.setattr(fcn, "HIDDEN", 8)
     torch.manual_seed(0)
     net = symmetric(fcn._HEADS[head](CLASSES, 0.0, True))
@@ -313,7 +316,8 @@ def test_the_answer_of_a_head_of_fcn_to_a_point_is_centred_on_it(
 
 
 def test_cells_of_deeplab_are_centred_on_multiples_of_their_stride() -> None:
-    """All kernels are odd and padded by half: output i of each looks about input `stride` i."""
+    """All kernels are odd and padded by half, so output i of each is centred on input `stride`
+    i."""
     with torch.device("meta"):
         net = segmenter("deeplabv3-resnet50")
     stride = 1
@@ -333,8 +337,8 @@ def test_cells_of_deeplab_are_centred_on_multiples_of_their_stride() -> None:
 
 @pytest.mark.parametrize(("stride", "size"), [(2, 9), (2, 10), (8, 64), (8, 65), (8, 71)])
 def test_cells_are_enlarged_about_their_centres(stride: int, size: int) -> None:
-    """Cells that hold the column of their centre give every pixel its own column, up to the last
-    centre; beyond it that column."""
+    """Each cell contains the column of its centre. Enlarged, every pixel then has its own column up
+    to the last centre, and that column beyond it."""
     cells = -(-size // stride)
     ramp = stride * torch.arange(cells, dtype=torch.float32).expand(1, 1, cells, cells)
     like = torch.zeros(1, 1, size, size)

@@ -1,4 +1,5 @@
-"""Networks of segmentation_models_pytorch: the package's own answers, any size, a trial of them."""
+"""Networks of segmentation_models_pytorch: the same outputs as the package, images of any size, a
+trial."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def network(name: str, classes: int = 4) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_answers_are_the_packages(architecture: str, smp: Any) -> None:
-    """With the same weights, on sizes that the package takes."""
+    """Both have the same weights; sizes are ones that the package accepts."""
     ours = network(f"smp:{architecture}/resnet18")
     theirs = smp.create_model(architecture, "resnet18", encoder_weights=None, classes=4).eval()
     theirs.encoder.load_state_dict(ours.backbone.state_dict())
