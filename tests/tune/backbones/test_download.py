@@ -1,5 +1,5 @@
-"""Backbones from torchvision and from MLflow: fetched, checked, refused in one line. Offline is
-really so: its proxy is not there."""
+"""Backbones from torchvision and MLflow are downloaded, checked, and refused in one line. Offline
+is real here: the proxy does not exist."""
 
 import functools
 import http.server
@@ -34,8 +34,8 @@ def refusal(wanted: str, storage: Path, architecture: str = "resnet18") -> str:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of random weights that torchvision's ResNet18 is made to publish under its own hash,
-    and an empty cache."""
+    """Make torchvision's ResNet18 publish a file of random weights under its own hash, and empty
+    the cache."""
     torch.manual_seed(5)
     (tmp_path / "server").mkdir()
     file = tmp_path / "server" / "weights.pth"
@@ -132,8 +132,8 @@ def test_unknown_weights_of_torchvision(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A storage with an SQLite MLflow store; a run with an exported backbone and other artifacts; a
-    model `letters` of it, version 1."""
+    """A storage with an SQLite MLflow store: a run with an exported backbone and other artifacts,
+    and a model `letters` made from it, version 1."""
     storage = tmp_path_factory.mktemp("runs")
     uri = f"sqlite:///{storage}/mlflow.db"
     client = mlflow.MlflowClient(uri, registry_uri=uri)

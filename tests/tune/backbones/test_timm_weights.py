@@ -1,4 +1,4 @@
-"""Weights of timm from the hub's cache, with their normalisation, or refused in one line."""
+"""timm weights load from the hub's cache with their normalisation, or are refused in one line."""
 
 from pathlib import Path
 from typing import Any
