@@ -1,4 +1,4 @@
-"""The command line: what it refuses, in one line and before anything runs; what it leaves behind;
+"""The command line: what it refuses (in one line, before anything runs), what it leaves behind,
 `--local`, `--plan` and replay."""
 
 import json
@@ -113,7 +113,7 @@ WRONG = {
     ["--data", "--storage", "--study", "--backbone", "--warm-start", "--preset", "--time-budget"],
 )
 def test_a_variable_of_the_shell_that_is_not_set(call: Call, tmp_path: Path, option: str) -> None:
-    """`--data "$IMAGES"`: not the folder we are in."""
+    """With `--data "$IMAGES"` the empty value must not mean the current folder."""
     said = call("ssl", option, "")
     assert (said.code, said.out) == (2, "")
     assert said.line == f"{option} is empty: give a value, or leave it out"
@@ -227,7 +227,7 @@ def test_a_changed_config_under_an_old_name(call: Call, tmp_path: Path) -> None:
     assert said.code == 2
     assert left_in(tmp_path / "runs") == before
     assert call(*LOCAL_TOY, "3", "--set", "train.epochs=5", "--study", "toy-2").code == 0
-    assert call(*LOCAL_TOY, "3").code == 0  # the study as it was goes on
+    assert call(*LOCAL_TOY, "3").code == 0  # the study resumes as it was
 
 
 def test_a_study_that_runs_elsewhere(call: Call) -> None:
@@ -305,7 +305,7 @@ def test_a_disk_that_fills_up_in_the_middle(
         e["event"] == "end" and e["state"] == "FAIL"
         for e in EventLog.read(disk / "toy/events.jsonl")[0]
     )
-    again = call(*command)  # still full
+    again = call(*command)  # the disk is still full
     assert "No space left on device" in again.line
     assert again.code in (1, 2)
     (disk / "filler").unlink()
@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 def test_a_machine_that_is_not_enough_is_wrong_use(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is found when Ray is there, behind the study's opening."""
+    """Ray reports it, after the study has been opened."""
 
     def refuse(*_: Any) -> None:
         raise UserError("a trial needs 9 CPUs")
@@ -382,7 +382,7 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert call(*LOCAL_TOY, "9", *whole).code == 0
     trials = tmp_path / "runs/toy/trials"
     gone = [path for path in sorted(trials.iterdir()) if not (path / "best.pt").exists()]
-    assert 3 <= len(gone) <= 4  # of nine: the best five and the default stay
+    assert 3 <= len(gone) <= 4  # of nine: the best five and the default keep theirs
     number = int(gone[0].name)
     with pytest.raises(UserError, match=rf"weights of trial {number} of study 'toy' are not kept"):
         find(f"toy/{number}", tmp_path / "runs")
@@ -394,7 +394,7 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert (gone[0] / "best.pt").exists()
     assert not (gone[1] / "best.pt").exists()
 
-    # a machine that rounds otherwise
+    # the record of a machine that rounds differently
     log = tmp_path / "runs/toy/events.jsonl"
     log.write_text(log.read_text().replace('"train/loss":', '"train/loss":1'))
     number = int(gone[1].name)
@@ -406,7 +406,7 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert retrained_value(gone[1] / "best.pt") == read_state(log).trials[number].value
     assert retrained_value(gone[0] / "best.pt") is None
 
-    # those of the record again, where the others have been removed: nothing is said of them
+    # once those weights are gone, weights that reproduce the record need no warning
     (gone[1] / "best.pt").unlink()
     log.write_text(log.read_text().replace('"train/loss":1', '"train/loss":'))
     assert call("toy", "--local", "--trial", f"toy/{number}").code == 0
@@ -430,12 +430,12 @@ def test_replay_of_a_trial_that_failed_at_once_must_fail_again(call: Call, tmp_p
     assert said.code == 0
     assert "a bug in the model" in said.out
     log = tmp_path / "runs/toy/events.jsonl"
-    log.write_text(log.read_text().replace('"fault":"raise"', '"fault":""'))  # it succeeds now
+    log.write_text(log.read_text().replace('"fault":"raise"', '"fault":""'))  # now it succeeds
     said = call("toy", "--local", "--trial", "toy/0")
     assert said.code == 1
     assert "epoch 1: not on record" in said.out
     assert "on record it ended as FAIL before its first epoch (ZeroDivisionError)" in said.out
-    # as while it runs
+    # the log as it is while the trial runs
     log.write_text(
         "".join(line for line in log.read_text().splitlines(keepends=True) if '"end"' not in line)
     )
@@ -565,8 +565,8 @@ def test_local_from_any_directory_never_imports_ray(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None:
-    """On a terminal of its own: the prompt comes, an expression is answered, `c` goes on, and the
-    study ends."""
+    """On a real pseudo-terminal the prompt appears, an expression is evaluated, `c` continues, and
+    the study ends."""
     program = """
         import sys
         from dataclasses import replace
@@ -603,7 +603,7 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
             assert time.monotonic() < deadline, seen
             try:
                 seen += os.read(terminal, 65536).decode()
-            except OSError:  # the terminal's other end is closed
+            except OSError:  # the other end of the terminal is closed
                 assert word in seen, seen
 
     read_until("(Pdb) ")

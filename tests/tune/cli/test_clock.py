@@ -1,4 +1,4 @@
-"""The time of a command in words: one study, several, a budget."""
+"""Remaining time of a command as text: for one study, for several, and with a budget."""
 
 import json
 from dataclasses import asdict
@@ -51,7 +51,7 @@ def test_a_budget_that_ends_before_is_named() -> None:
 
 
 def agenda(seen: dict[str, Seen]) -> Agenda:
-    """Three searches of a source and of two settings."""
+    """Three searches of one source and two settings."""
     experiments = {"ssl": "ssl", "A": "classify", "B": "classify"}
     studies = [
         Expected(f"c-{kind}-r{number}", kind, experiment)
@@ -113,7 +113,7 @@ def test_studies_that_may_have_changed_are_looked_at_again() -> None:
     whole.end(now=20.0)
     whole.begin("four", is_new=True, now=20.0)
     whole.left(None, now=21.0)
-    assert looked == ["two"]  # what has run here has been measured
+    assert looked == ["two"]  # studies that ran here have been measured
 
 
 def test_a_folder_shows_where_its_study_stands(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_other_processes_take_their_part() -> None:
     }
     whole = agenda(seen)
     whole.begin("c-B-r1", is_new=True, now=0.0)
-    # 60 s here, 30 s of the other's study, six more studies: by two processes
+    # 60 s here, 30 s for the other process's study, five more studies, on two processes
     assert whole.left(Own(left=60, total=60), now=1.0) == (60 + 30 + 5 * 60) / 2
 
 
@@ -151,8 +151,8 @@ def tell_pace(folder: Path, trial: int, pace: Pace) -> None:
 def test_the_first_steps_tell_the_whole_study(
     tmp_path: Path, processes: int, trials: int, repeats: int
 ) -> None:
-    """Three trials of six epochs that run to their end, then two repeats of each of two: so many of
-    them follow one another."""
+    """Three trials of six epochs run to their end, then two repeats of each of two configurations.
+    `trials` and `repeats` are how many of each follow one another."""
     glimpse = Glimpse(tmp_path, Amount(3, 6, 2, RepeatRule(PAIR), "none"))
     glimpse.at_a_time = processes
     assert glimpse.left(now=100.0) is None

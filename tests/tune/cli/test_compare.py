@@ -1,4 +1,5 @@
-"""`classify` whole, on the command line: the layouts of the reports, and what is refused."""
+"""The whole of `classify` on the command line: the layouts of the course reports, and what is
+refused."""
 
 import contextlib
 import csv
@@ -75,12 +76,12 @@ def test_layouts_of_the_reports_are_searched_unchanged(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    """Office-Home's csv files and the 50 classes' file names, with other images: searched,
-    repeated, judged on the layout's val."""
+    """The csv files of Office-Home and the file names of the 50 classes, with other images, are
+    searched, repeated and judged on the layout's val."""
     make(kind, tmp_path / "data")
     said = call("classify", "--setting", "A", *TINY_FOLDER, "--trials", "2", "--repeats", "2")
     assert said.code == 0, said.err
-    assert " 9 test images" in said.out  # all of val
+    assert " 9 test images" in said.out  # all images of val
     found = ends(tmp_path / "runs/classify-A")
     assert Counter(e.get("repeat") is None for e in found)[True] == 2
     repeats = [e for e in found if "repeat" in e]
@@ -135,7 +136,7 @@ def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> N
 
 
 def whole(storage: Path, *words: str, kill_after: int | None = None) -> int:
-    """The command line in processes of its own."""
+    """Run the command line in subprocesses."""
     return finished(
         [sys.executable, str(REPO / "tune/run.py"), *words, "--storage", str(storage)],
         storage,
@@ -144,8 +145,8 @@ def whole(storage: Path, *words: str, kill_after: int | None = None) -> int:
 
 
 def finished(command: list[str], storage: Path, kill_after: int | None) -> int:
-    """Exit code. All of the command's processes are killed when it has put so many more epochs on
-    record, if it lives to see that."""
+    """Run the command and return its exit code. Kill all its processes once it has recorded this
+    many more epochs, if it has not ended by then."""
     before = epochs_on_record(storage)
     with (storage.parent / "out.txt").open("w") as out:
         process = subprocess.Popen(
@@ -214,7 +215,7 @@ SOURCES = [f"--set {source}:train.epoch_images=96" for source in ("ssl", "pretra
 
 
 def make_table(storage: Path, kill_after: int | None = None) -> int:
-    """`make table` on small digits."""
+    """Run `make table` on small digits."""
     options = " ".join(
         ("--data digits --trials 2 --set train.epoch_images=96", *SOURCES, *SMALL[1:])
     )
@@ -260,9 +261,9 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     expected = stats.ttest_rel(c[0], a[0])
     [comparison] = found.differences
     interval = expected.confidence_interval()
-    # one search: the verdict is about what it has found, not about settings
+    # one search: the verdict is about the configuration it found, not about the setting
     assert comparison.name == "C-A"
-    assert comparison.p_holm == pytest.approx(4 * expected.pvalue)  # of four questions
+    assert comparison.p_holm == pytest.approx(4 * expected.pvalue)  # Holm over four questions
     assert comparison.verdict == "C's configuration is better"
     assert [comparison.gain.low, comparison.gain.high, comparison.gain.p] == pytest.approx(
         [interval.low, interval.high, expected.pvalue]
@@ -280,7 +281,8 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
 
 
 def test_a_verdict_holds_for_all_differences_at_once() -> None:
-    """Three questions whose intervals all exclude 0; together two of them are still open."""
+    """Three differences each have an interval that excludes 0. Corrected for multiple comparisons,
+    two of them are undecided."""
     found = [
         Difference(name, Interval(0.02, 0.001, 0.039, p=p), p_holm)
         for name, p, p_holm in zip(
@@ -300,7 +302,7 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
         {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]},
     )
     found = compare_settings(tmp_path / "classify")
-    # by validation; trial 3 is no leader, however good its test accuracy
+    # validation chooses; trial 3 does not lead, however good its test accuracy
     assert [row.number for row in found.rows] == [0, 0]
     [comparison] = found.differences
     assert comparison.verdict == "not decided"
@@ -310,8 +312,8 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
 
 
 def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
-    """It is said in what; of other images there is no difference at all. What makes the setting is
-    no such thing."""
+    """The table says in what they differ. If the images differ, no difference is computed. What
+    defines the setting does not count as different."""
     a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
     write_setting(tmp_path / "classify-A", "A", a)
     write_setting(
@@ -333,7 +335,7 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
         tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"}
     )
     found = compare_settings(tmp_path / "classify")
-    assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
+    assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # without E-D
     said = [note for note in notes(found) if "in the same way" in note]
     assert said == [
         "A and C were not searched in the same way: trials 1 and 2, optim.clip_grad_norm 0 and 1, "
@@ -344,7 +346,7 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
 
 
 def test_the_rules_of_the_split_decide_which_images_judge(tmp_path: Path) -> None:
-    """But of letters, digits and tiles, which have no near-duplicates in files."""
+    """The rule does not apply to letters, digits and tiles, which have no near-duplicate files."""
     runs = {0: [0.50, 0.52, 0.48]}
     named = {"data.name": "pets"}
     for setting, config in (("A", {"data.split": 2}), ("C", {"data.split": 3})):
@@ -424,8 +426,8 @@ def test_ready_comparisons_of_fewshot(
     names: list[str],
     differing: Any,
 ) -> None:
-    """One command: studies that differ in one value, which none of them searches, with at least 600
-    episodes and a table."""
+    """One command makes studies that differ in one value, which none of them searches, with at
+    least 600 episodes, and a table."""
     said = call(*FEWSHOT, "--compare", compare)
     assert said.code == 0, said.err
     group = tmp_path / f"runs/fewshot-{compare}"
@@ -441,7 +443,7 @@ def test_ready_comparisons_of_fewshot(
     assert {d.name for d in found.differences} == found.comparison.questions.keys()
     assert (group / "table.html").exists()
     assert "reports" not in markdown(found)
-    one = call(*FEWSHOT, "--setting", names[0])  # the same study: nothing more to do
+    one = call(*FEWSHOT, "--setting", names[0])  # the study exists, so nothing is left to do
     assert (one.code, "trial 0 complete" in one.out) == (0, False)
 
 

@@ -1,4 +1,4 @@
-"""The live table at a terminal, and the lines in a pipe."""
+"""The live table on a terminal, and the lines in a pipe."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The control that trains from scratch for as long as pre-training and fine-tuning together."""
+"""The control trains from scratch for as long as pre-training and fine-tuning together."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_a_control_is_as_long_as_the_longest_pre_training_and_its_fine_tuning(
 
 
 def test_a_control_keeps_its_length(tmp_path: Path) -> None:
-    """However long another pre-training is that has been run since."""
+    """A pre-training that runs later, of whatever length, does not change it."""
     first = prepared(tmp_path)
     first.directory.mkdir()
     first.manifest.reconcile_with(first.directory / "study.json")

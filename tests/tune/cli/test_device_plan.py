@@ -1,4 +1,4 @@
-"""What `--plan` says about the device, and whether compilation pays."""
+"""`--plan` tells the device, and whether compilation pays."""
 
 from pathlib import Path
 from typing import Any

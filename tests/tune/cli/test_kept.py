@@ -1,4 +1,4 @@
-"""A study keeps the default and the rules that it began with, whatever presets become since."""
+"""A study keeps the default and the rules that it began with, even if presets change later."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tune.experiments import EXPERIMENTS, Experiment
 
 
 def with_rate(rate: float) -> Experiment:
-    """`pretrain` whose untuned default learns at this rate."""
+    """`pretrain`, whose untuned default has this learning rate."""
     experiment = find_experiment("pretrain")
     tiny = experiment.presets["tiny"] | {"optim.lr": rate}
     return replace(experiment, presets={**experiment.presets, "tiny": tiny})
@@ -39,7 +39,7 @@ def prepared(
 
 
 def begun(storage: Path, *typed: str) -> Path:
-    """Path of the manifest of a study that began when the rate was .003."""
+    """Path of the manifest of a study that began when the learning rate was .003."""
     study = prepared(storage, with_rate(3e-3), *typed)
     study.directory.mkdir(parents=True)
     path = study.directory / "study.json"
@@ -127,4 +127,4 @@ def test_a_device_that_this_process_lacks_is_refused_before_any_trial(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"train.device=cuda, .* use train.device=auto"):
         prepared(tmp_path, with_rate(3e-3), "train.device=cuda", local=True)
-    prepared(tmp_path, with_rate(3e-3), "train.device=cuda")  # workers of a cluster may have it
+    prepared(tmp_path, with_rate(3e-3), "train.device=cuda")  # workers of a cluster may have a GPU

@@ -1,4 +1,4 @@
-"""`--layout` and `data.domain`: what a study reads a folder as, and what a later start keeps."""
+"""`--layout` and `data.domain`: how a study reads a folder, and what a later start keeps."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tune.study.group import manifest_in, member_name
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that may be splits or classes."""
+    """A folder that can be read as splits or as classes."""
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "set"
     paint(root, "{train,docs}/{0..9}.png")
@@ -52,7 +52,7 @@ def test_a_study_keeps_the_layout_that_it_began_with(data: Path) -> None:
 
 
 def test_another_way_to_the_same_images_is_the_same_study(data: Path) -> None:
-    """Only the content counts, as for a folder that has been moved."""
+    """Only the content counts, as for a folder that was moved."""
     pets = data.parent / "pets"
     paint(pets, "{Art,Photo}/{cat,dog}/{0..9}.png")
     begin(prepared(pets, set=["data.domain=Art"]))
@@ -87,7 +87,7 @@ def side(storage: Path, setting: str, *pins: str) -> Prepared:
 
 
 def test_all_sides_of_a_comparison_split_images_by_the_rules_of_the_first(tmp_path: Path) -> None:
-    """A table that an earlier version has begun can be continued."""
+    """A table that an earlier version began can be continued."""
     storage = tmp_path / "runs"
     assert side(storage, "K5").manifest.base["data.split"] == 3
     begin(side(storage, "K1", "data.split=2"))

@@ -1,4 +1,4 @@
-"""`--sampler` and `--pruner` on the command line: what is refused, kept and said."""
+"""`--sampler` and `--pruner` on the command line: what is refused, kept and printed."""
 
 from dataclasses import replace
 from typing import Any

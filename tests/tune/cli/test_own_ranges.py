@@ -1,5 +1,5 @@
-"""`--space` and `--no-search`: what they change, what is refused before any trial, what a study
-keeps, and that `--plan` prints what `--space` reads."""
+"""`--space` and `--no-search`: what they change, what is refused before any trial, and what a study
+keeps. `--plan` prints what `--space` reads."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_set_beside_space_moves_the_default_and_leaves_the_key_searched() -> Non
 
 
 def test_ranges_that_a_new_choice_leaves_open_are_asked_for() -> None:
-    """`ssl` in small knows no Adam; in `full` it does."""
+    """The tiny preset of `ssl` has no ranges for Adam; `full` does."""
     with pytest.raises(UserError, match=r"--space optim.name=adam is new here, and optim.lr and "):
         resolved("optim.name=adamw,adam")
     resolved("optim.name=adamw,adam", "optim.lr=1e-4..1e-2", "optim.weight_decay=1e-5..1e-1")
@@ -129,7 +129,7 @@ def test_a_range_that_no_trial_asks_for_is_a_note(call: Call) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_plan_prints_what_space_reads(tmp_path: Path, name: str) -> None:
-    """A pinned key is left out; everything else comes back."""
+    """Everything but a pinned key comes back."""
     experiment: Any = EXPERIMENTS[name]
     manifest: Any = SimpleNamespace(
         preset="tiny", pins={"optim.weight_decay": 0.01}, unsearched=["optim.weight_decay"]

@@ -1,4 +1,4 @@
-"""The estimate of `--plan`, against studies that are counted trial by trial."""
+"""The estimate of `--plan`, against studies counted trial by trial."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tune.search.rungs import rungs
 
 
 def counted(trials: int, all_rungs: dict[int, int], epochs: int) -> int:
-    """Epochs of so many trials, of which each rung lets exactly its share through."""
+    """Epochs of this many trials when each rung passes exactly its share."""
     total, before = 0, 0
     for rung, factor in [*all_rungs.items(), (epochs, 1)]:
         total += trials * (rung - before)

@@ -1,4 +1,5 @@
-"""MLflow and other places hear of a study soon after its start, however long an epoch takes."""
+"""MLflow and the other destinations get a study's events soon after its start, however long an
+epoch takes."""
 
 import threading
 import time
@@ -14,7 +15,7 @@ from tune.cli.replays import Replays
 
 
 class Place:
-    """Stands for a replay."""
+    """Stand in for a replay."""
 
     destination = SimpleNamespace(title="MLflow", where=lambda _: "http://nowhere")
     study_dir = Path("study")

@@ -1,5 +1,5 @@
-"""Every command of docs/reports.md, typed in the order of the page on small folders in the layouts
-of the course; what it says can be handed in is there afterwards."""
+"""Every command of docs/reports.md is run in the order of the page, on small folders in the
+course's layouts. Afterwards, every file that the page says can be handed in exists."""
 
 import re
 import shlex
@@ -47,13 +47,13 @@ SMALL = {
 """Options that make an experiment take seconds."""
 ONE_STEP = "--set train.epoch_images=8 --set train.batch_size=8"
 SMALLER = {
-    "convnext_base": "--set backbone.name=resnet18",  # its weights are written in a second
-    "fcn32s-vgg16": f"{ONE_STEP} --set model.head=conv2",  # 38 million weights instead of 134
+    "convnext_base": "--set backbone.name=resnet18",  # whose weights are written in a second
+    "fcn32s-vgg16": f"{ONE_STEP} --set model.head=conv2",  # 38 million weights, not 134 million
     "deeplabv3-resnet50": ONE_STEP,
 }
-"""A network of the page -> options that make it a matter of seconds."""
+"""Network on the page -> options that make it train in seconds."""
 NAMED = ("0013", "0062", "0104")
-"""Images that the reports had to show."""
+"""Images that the course reports had to show."""
 
 
 def tables() -> dict[str, str]:
@@ -64,7 +64,7 @@ def tables() -> dict[str, str]:
 
 
 def commands(table: str) -> list[str]:
-    """The commands of a table; one that begins with dots goes on from the run before."""
+    """The commands of a table. A command that begins with dots continues the run before it."""
     found: list[str] = []
     run = ""
     for typed in COMMAND.findall(table):
@@ -87,7 +87,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache."""
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
     mini_imagenet(Path("MINI"))
-    for path in Path("MINI").rglob("*.jpg"):  # the same pictures else as those of OFFICE
+    for path in Path("MINI").rglob("*.jpg"):  # otherwise its pictures would equal those of OFFICE
         with Image.open(path) as image:
             turned = ImageOps.mirror(image)
         turned.save(path)
@@ -112,19 +112,19 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             path = Path(f"SAT/validation/{number:04d}_{kind}")
             path.rename(path.with_name(f"{name}_{kind}"))
 
-    torch.manual_seed(1234)  # weights that a trial begins from anyway are refused
+    torch.manual_seed(1234)  # must differ from a trial's initial weights, which are refused
     cached = tmp_path / "home/hub/checkpoints"
     cached.mkdir(parents=True)
     weights = cached / "weights.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), weights)
     weights = weights.rename(cached / f"resnet18-{content_hash(weights)[:8]}.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    address = f"http://127.0.0.1:9/{weights.name}"  # nobody answers there
+    address = f"http://127.0.0.1:9/{weights.name}"  # nothing listens there
     monkeypatch.setattr(WeightsEnum, "url", property(lambda self: address))
 
 
 def in_small(command: str) -> list[str]:
-    """The words of a command after `python`, with what makes it small."""
+    """The words of a command after `python`, with the options that make it small."""
     words = shlex.split(command)[1:]
     if words[0] == "tune/run.py":
         words[2:2] = shlex.split(SMALL[words[1]])
@@ -180,7 +180,7 @@ def test_a_part_of_the_page_can_be_typed_from_top_to_bottom(
         if words[0] == "tune/run.py":
             said = call(*words[1:])
             assert said.code == 0, f"{shlex.join(words)}\n{said.out[-2000:]}\n{said.err}"
-        elif words[1] != "sam":  # tests/tune/reports/test_sam.py
+        elif words[1] != "sam":  # sam is tested in tests/tune/reports/test_sam.py
             look(*words)
 
     if ANSWERS[part]:
@@ -190,6 +190,6 @@ def test_a_part_of_the_page_can_be_typed_from_top_to_bottom(
         assert named < {path.name for path in Path("masks").iterdir()}
 
     for study in {path.split("/")[1] for path in handed_in(table) if "/plots/" in path}:
-        look("report.py", "html", study)  # it draws what is missing
+        look("report.py", "html", study)  # draws the missing pictures
     for path in handed_in(table):
         assert list(Path().glob(path)), path

@@ -1,4 +1,4 @@
-"""`vistune script`: what is typed becomes a file, a study, and one-line refusals."""
+"""`vistune script` turns a command into a file and a study, and refuses errors in one line."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_script_becomes_a_study(call: Call, train: Path, tmp_path: Path) -> No
     assert verdict.metric == "test/-loss"
     assert record.trials[0].value == pytest.approx(-0.25)
 
-    # The same command resumes, and so does the file that it has written.
+    # The same command resumes, and so does the file that it wrote.
     assert call("script", *OPTIONS, "--", *COMMAND).code == 0
     written = tmp_path / "runs/train/experiment.py"
     again = call(str(written), "--local", "--trials", "3", "--repeats", "2")

@@ -1,4 +1,4 @@
-"""Comparisons of several searches of each setting: a search is one observation."""
+"""Comparisons with several searches of each setting. One search is one observation."""
 
 import shutil
 import subprocess
@@ -39,10 +39,10 @@ MEANS = {
 
 
 def write_searches(storage: Path, searches: int = 5, wanted: int = 5, seed: int = 0) -> Path:
-    """A group `classify` whose searches have found configurations of these accuracies.
+    """Write a group `classify` whose searches found configurations of these accuracies.
 
     Args:
-        seed: of the first search; each following one has the next.
+        seed: of the first search; each following one has the next seed.
     """
     group = Group.open(storage / "classify", "classify", "val/top1", [])
     group.ask_for(wanted)
@@ -88,7 +88,7 @@ def test_differences_are_paired_by_search(tmp_path: Path) -> None:
 
 
 def test_two_tables_become_one_under_two_seeds(tmp_path: Path) -> None:
-    """All searches count, at the level of a third look: each table has had one."""
+    """All searches count, at the level of a third look, because each table has had one."""
     folders = [write_searches(tmp_path / f"runs{seed}", seed=10 * seed) for seed in (0, 1)]
     found = pool_searches(folders)
     assert found.searches == [f"runs{seed}/r{place}" for seed in (0, 1) for place in range(1, 6)]
@@ -135,7 +135,7 @@ def test_fewer_than_five_searches_give_no_verdict(tmp_path: Path) -> None:
 
 
 def test_a_comparison_that_has_not_ended_gives_no_verdict(tmp_path: Path) -> None:
-    """However clear the difference is: it would be looked at again."""
+    """Even a clear difference gives no verdict, because it would be looked at again."""
     found = compare_searches(write_searches(tmp_path, searches=5, wanted=8))
     assert {d.verdict for d in found.differences} == {"no verdict yet: 5 of 8 searches"}
 
@@ -159,8 +159,8 @@ def test_searches_on_other_images_are_no_pair(tmp_path: Path) -> None:
 
 
 def test_searches_on_the_same_test_images_share_their_luck(tmp_path: Path) -> None:
-    """Their common error adds to that of the searches: McNemar's variance of a difference of two
-    shares, as all runs of a setting are right on the same images here."""
+    """Their common error adds to that of the searches. Here all runs of a setting are right on the
+    same images, so it has McNemar's variance of a difference of two proportions."""
     group = Group.open(tmp_path / "classify", "classify", "val/top1", [])
     group.ask_for(5)
     rng = np.random.default_rng(0)
@@ -173,7 +173,7 @@ def test_searches_on_the_same_test_images_share_their_luck(tmp_path: Path) -> No
         outcomes = ImageOutcomes(test_set="same", right={"test/top1": answers}).to_record()
         for number, score in enumerate(scores[name], start=1):
             folder = tmp_path / f"classify-{name}-r{number}"
-            shift = 0.001 * number * (name == "C")  # else no spread at all
+            shift = 0.001 * number * (name == "C")  # otherwise there would be no spread
             write_setting(folder, name, {0: [score + shift]}, images="same", tested=outcomes)
     found = compare_searches(tmp_path / "classify")
     [difference] = found.differences
@@ -221,7 +221,7 @@ def test_more_searches_are_another_look(tmp_path: Path) -> None:
     folder = write_searches(tmp_path)
     group = Group.at(folder)
     assert (group.searches, group.look) == (5, 1)
-    for _ in range(2):  # the same table, stated twice
+    for _ in range(2):  # state the same table twice
         group.emit("finish", state="FINISHED")
         assert group.look == 1
     group.ask_for(5)
@@ -261,7 +261,7 @@ def test_every_search_has_its_own_seed_split_and_backbones() -> None:
     assert settings["A"].backbone is None
     assert settings["B"].backbone == settings["D"].backbone == "mine-pretrain-r1"
     assert settings["C"].backbone == settings["E"].backbone == "mine-ssl-r1"
-    # a source gets what its backbone must share, and what is meant for it alone
+    # a source gets what its backbone must share, and the options that are addressed to it
     assert first[1].options.set == ["data.image_size=8", "data.seed=0", "train.epochs=1"]
     assert first[0].options.set == ["data.image_size=8", "data.seed=0"]
     assert settings["C"].set == ["train.epochs=2", "data.image_size=8", "data.seed=0"]
@@ -319,7 +319,7 @@ def test_a_comparison_is_run_interrupted_resumed_and_extended(call: Call, tmp_pa
     first = call(*FEWSHOT, "--searches", "2", "--search", "1")
     assert first.code == 0, first.err
     assert not (storage / "fewshot-distance/table.md").exists()
-    # the number that was asked for is on record
+    # the number of searches asked for is on record
     both = call(*FEWSHOT)
     assert both.code == 0, both.err
     assert search_numbers(storage / "fewshot-distance") == [1, 2]
@@ -346,13 +346,14 @@ def test_a_comparison_is_run_interrupted_resumed_and_extended(call: Call, tmp_pa
         assert begun["tags"]["search"] == str(manifest.search)
     seeds = {next(iter(read_record(folder).repeats))[1] for folder in folders}
     assert len(seeds) == len(folders)
-    # no verdict has been given, so that none has been looked at
+    # no verdict has been given, so no look has been spent
     assert Group.at(storage / "fewshot-distance").look == 1
 
 
 @pytest.mark.slow
 def test_processes_share_the_studies_of_a_comparison(tmp_path: Path) -> None:
-    """A study that another process has open is left to it, waited for, and taken over."""
+    """If another process has a study open, this one leaves it alone, waits for it, and takes it
+    over."""
     storage = tmp_path / "runs"
     command = [sys.executable, str(REPO / "tune/run.py"), *FEWSHOT]
     command += ["--searches", "2", "--storage", str(storage)]
@@ -379,7 +380,7 @@ def test_processes_share_the_studies_of_a_comparison(tmp_path: Path) -> None:
     for folder in (held, *others):
         events, _ = EventLog.read(folder / "events.jsonl")
         started = [event["trial"] for event in events if event["event"] == "start"]
-        assert started.count(0) == 2  # the trial and its final training
+        assert started.count(0) == 2  # one trial and its final training
     assert "over 2 searches" in (storage / "fewshot-distance/table.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Values that mean nothing: refused in one line each, and no study is begun."""
+"""Invalid values are refused in one line each, and no study is begun."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Who ends a run, and what it leaves: the state is safe, the exit code 130, the command to resume
-said, MLflow told."""
+"""A run that is stopped leaves a safe state: it exits with code 130, prints the command that
+resumes, and tells MLflow."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ EXPERIMENT = replace(TOY, name="mine")
 
 @pytest.mark.heavy
 def test_a_reader_that_dies_with_ctrl_c(tmp_path: Path) -> None:
-    """`tune/run.py ... | tee log`: the terminal sends Ctrl-C to both, and `tee` is gone first."""
+    """With `tune/run.py ... | tee log` the terminal sends Ctrl-C to both, and `tee` dies first."""
     (tmp_path / "mine.py").write_text(MINE)
     words = ["mine.py", "--local", "--storage", "runs", "--trials", "2", "--repeats", "0"]
     slow = ["--set", "sleep_s=0.02", "--set", "train.epochs=90"]
@@ -113,7 +113,7 @@ def has_reported(log: Path) -> bool:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_to_the_whole_group_ends_in_order(tmp_path: Path, number: int) -> None:
-    """As `timeout`, scancel, systemd and a closed terminal send it."""
+    """`timeout`, scancel, systemd and a closed terminal send it this way."""
     command = LongCommand(tmp_path / "runs", trials=4)
     process = command.start()
     wait_until(lambda: two_run(command.events()), command, process)
