@@ -1,4 +1,4 @@
-"""`train.ema` on the command line: the averaged weights are what a study is about."""
+"""With `train.ema` on the command line, a study evaluates and keeps the averaged weights."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""`--batch-trials` against one trial after the other: the same results, events, ends, and the same
-resumption after a kill."""
+"""`--batch-trials` against one trial after the other: the same results, events and ends, and the
+same resume after a kill."""
 
 import time
 from collections import Counter
@@ -95,7 +95,7 @@ def reports(root: Path) -> dict[tuple[int, int | None, int], float]:
 
 
 def check_whole(root: Path, trials: int = TRIALS) -> None:
-    """Each run ended once, and its epochs are there once, in order."""
+    """Assert that each run ended once, and that its epochs are on record once, in order."""
     ends = Counter((e["trial"], e.get("repeat")) for e in events(root, "end"))
     assert set(ends.values()) == {1}
     assert sorted(n for n, repeat in ends if repeat is None) == list(range(trials))
@@ -134,9 +134,9 @@ def test_the_results_are_those_of_one_trial_after_the_other(
         assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
     log = EventLog.read(tmp_path / "heads" / "events.jsonl")[0]
     kinds = [event["event"] for event in log if event["event"] in ("start", "end")]
-    assert kinds.index("end") == 4  # so many at a time
+    assert kinds.index("end") == 4  # a batch is four trials
     for place in range(1, len(kinds)):
-        if kinds[place - 1 : place + 1] == ["end", "start"]:  # others begin when all have ended
+        if kinds[place - 1 : place + 1] == ["end", "start"]:  # a new batch begins after all ends
             assert kinds[:place].count("start") == kinds[:place].count("end")
 
 
@@ -147,7 +147,7 @@ def test_times_on_record_are_each_trials_share(base: dict[str, Any], tmp_path: P
 
     metrics = [event["metrics"] for event in events(tmp_path, "report")]
     assert 0 < sum(each["time/epoch_s"] for each in metrics) < wall
-    assert max(each[BATCHED] for each in metrics) == 4  # of both kinds of heads
+    assert max(each[BATCHED] for each in metrics) == 4  # in batches of both kinds of heads
 
     state = read_state(tmp_path / "heads" / "events.jsonl")
     threads = base["train.threads"]
@@ -163,7 +163,7 @@ def test_a_replay_compares_a_batched_epoch_up_to_rounding() -> None:
 
 
 class Settings(NamedTuple):
-    """Prepared studies of a comparison, as far as `--batch-trials` asks."""
+    """Prepared studies of a comparison, as far as `--batch-trials` reads them."""
 
     full: Any
     frozen: Any
@@ -234,7 +234,7 @@ def test_a_study_that_is_stopped_puts_its_trials_back(base: dict[str, Any], tmp_
     study.close()
     assert events(tmp_path, "end") == []
 
-    run(tmp_path, base, width=1)  # one by one, from checkpoints that a batch has written
+    run(tmp_path, base, width=1)  # one by one, from checkpoints that a batch wrote
     check_whole(tmp_path)
 
 
@@ -271,5 +271,5 @@ def test_the_command_line_trains_heads_as_one(
     assert said.code == 0
     log, _ = EventLog.read(tmp_path / "classify-E/events.jsonl")
     kinds = [event["event"] for event in log if "trial" in event]
-    assert kinds.index("report") > kinds.index("start") + 1  # several have begun by then
+    assert kinds.index("report") > kinds.index("start") + 1  # several trials have begun by then
     assert {e["trial"] for e in log if e["event"] == "end"} == {0, 1, 2}

@@ -1,4 +1,4 @@
-"""What a cluster that grows may hold, by its file."""
+"""The capacity that a growing cluster may reach, read from its file."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"node:10.0.0.1": 1.0})
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIG))
-    assert cluster_resources() == {"CPU": 0, "GPU": 0}  # not on a cluster: a file that lies about
+    assert cluster_resources() == {"CPU": 0, "GPU": 0}  # without a cluster: a stray file
     assert ConcurrencyLimit(WorkerGroup(1, 1.0, 0.0), None)() == 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert gpus_of_a_worker(None) == 1.0
@@ -80,13 +80,13 @@ def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(
 def test_a_gpu_holds_as_many_trials_as_it_is_shared_by(
     monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
-    """In floats 1 // 0.2 is 4."""
+    """In floats, 1 // 0.2 is 4."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 99.0, "GPU": 3.0})
-    share = int(10_000 / parts) / 10_000  # as Ray counts
+    share = int(10_000 / parts) / 10_000  # Ray counts in units of 1 / 10,000
     assert ConcurrencyLimit(WorkerGroup(1, 1.0, share), None)() == 3 * parts
     assert (
         ConcurrencyLimit(WorkerGroup(1, 1.0, 0.3), None)() == 9
-    )  # a share is not put together of two GPUs
+    )  # a share cannot be split over two GPUs
 
 
 def test_a_single_worker_that_this_machine_can_never_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,12 +100,12 @@ def test_a_single_worker_that_this_machine_can_never_start(monkeypatch: pytest.M
         UserError, match=r"a trial needs 0.5 GPUs \(--gpus-per-worker\), and this machine has 0"
     ):
         refuse_what_never_fits(WorkerGroup(1, 1.0, 0.5))
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # it may grow
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster may grow
     refuse_what_never_fits(WorkerGroup(1, 1.0, 1.0))
 
 
 def test_this_machine_has_what_ray_says_it_has() -> None:
-    """Without starting Ray: by the count that a Ray of this machine begins with."""
+    """Ray need not be started: the count is the one that a Ray on this machine begins with."""
     found = machine_resources()
     assert found["CPU"] == float(ray._private.utils.get_num_cpus())
     assert found["GPU"] == float(torch.cuda.device_count())
@@ -122,7 +122,7 @@ def test_this_machine_has_what_ray_says_it_has() -> None:
 def test_what_this_machine_has_no_room_for_leaves_no_study_behind(
     call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
-    """Refused before Ray is started; the corrected command then begins the study."""
+    """The command is refused before Ray is started. The corrected command then begins the study."""
 
     def start(*given: object, **named: object) -> None:
         raise AssertionError("Ray was started")
@@ -131,7 +131,7 @@ def test_what_this_machine_has_no_room_for_leaves_no_study_behind(
     monkeypatch.setattr(
         "tune.execution.capacity.machine_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
     )
-    monkeypatch.setattr("tune.cli.prepare.check_workers", lambda *given: None)  # about images
+    monkeypatch.setattr("tune.cli.prepare.check_workers", lambda *given: None)  # concerns images
     refused = call("toy", "--trials", "1", "--repeats", "0", *words)
     assert refused.code == 2
     assert said in refused.line

@@ -1,4 +1,4 @@
-"""A worker of Ray imports the vistune that its driver runs, whatever lies in the current folder."""
+"""A Ray worker imports the same vistune as its driver, whatever is in the current folder."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ ray.shutdown()
 
 
 @pytest.mark.heavy
-@pytest.mark.slow  # a Ray of its own
+@pytest.mark.slow  # starts its own Ray
 def test_a_foreign_tune_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "tune").mkdir()
     (tmp_path / "tune/__init__.py").write_text("'''Another project.'''\n")
@@ -48,6 +48,6 @@ def test_only_another_copy_of_our_packages_hides_ours(tmp_path: Path) -> None:
     assert not hides_ours(REPO)
     assert not hides_ours(tmp_path)
     (tmp_path / "trainables").mkdir()
-    assert not hides_ours(tmp_path)  # a folder of data, say
+    assert not hides_ours(tmp_path)  # such as a folder of data
     (tmp_path / "trainables/__init__.py").touch()
     assert hides_ours(tmp_path)

@@ -1,5 +1,5 @@
-"""A fork of a process of one thread: what it keeps, and how it ends. It forks in a process of its
-own, as this one may have threads of other tests."""
+"""A fork of a single-threaded process: what it keeps, and how it ends. The tests fork from a
+separate process, because this one may have threads of other tests."""
 
 import json
 import subprocess
@@ -126,7 +126,8 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 
 def test_a_template_that_is_a_fork_gives_workers_what_is_imported(tmp_path: Path) -> None:
-    """The worker is a fork of it, ends as a process does, and the template ends with its driver."""
+    """The worker is a fork of the template and ends as a process does. The template ends with its
+    driver."""
     (tmp_path / "default_worker.py").write_text(
         "import os, sys\n"
         "print(os.getppid(), 'decimal' in sys.modules, __name__, sys.argv[1], flush=True)\n"

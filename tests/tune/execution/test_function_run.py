@@ -1,4 +1,4 @@
-"""The `run` of a function: exact resume from a kill anywhere, its refusals, its test scores."""
+"""`run` for a function: exact resume after a kill anywhere, its refusals, its test scores."""
 
 import errno
 import os
@@ -29,11 +29,11 @@ CONFIG = {"lr": 0.1, "order": "save first", "seed": 5, "train.threads": 1}
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the function runs after it."""
+    """Stand in for SIGKILL: nothing of the function runs afterwards."""
 
 
 class Place:
-    """Counts the points at which a process may die, and dies at one of them."""
+    """Count the points at which a process may die, and die at one of them."""
 
     def __init__(self, fatal: int | None = None):
         self.passed = 0
@@ -46,7 +46,7 @@ class Place:
 
 
 def training(place: Place) -> Callable[[dict[str, Any], FunctionRun], None]:
-    """A training with momentum and noise of three generators."""
+    """A training with momentum and noise from three generators."""
 
     def train(config: dict[str, Any], run: FunctionRun) -> None:
         model = nn.Linear(3, 1)
@@ -95,7 +95,7 @@ def timeless(metrics: Metrics) -> Metrics:
 
 
 class Recorded:
-    """What a study has on record: the first report of each epoch. It may die before or after."""
+    """A study's record, which keeps the first report of each epoch. It may die before or after."""
 
     def __init__(self, place: Place):
         self.place = place
@@ -104,7 +104,7 @@ class Recorded:
     def __call__(self, epoch: int, metrics: Metrics) -> bool:
         self.place()
         known = self.epochs.setdefault(epoch, timeless(metrics))
-        assert known == timeless(metrics)  # a second report says the same
+        assert known == timeless(metrics)  # a second report must equal the first
         self.place()
         return True
 
@@ -199,7 +199,7 @@ def test_the_best_save_is_kept_and_the_last_one_is_resumed_from(tmp_path: Path) 
             run.save(number=epoch)
             run.report(accuracy=values[epoch])
         assert run.load_best() == {"number": 1}
-        assert run.load() is None  # it was a first start
+        assert run.load() is None  # the first start has nothing to load
 
     outcome = outcome_of(train, tmp_path)
 
@@ -229,7 +229,7 @@ def test_a_disk_without_hard_links_has_copies(
 
 @pytest.mark.parametrize("content", [b'{"loss": [1, 2]}', pickle.dumps({"own": 1})])
 def test_files_of_a_function_are_not_taken_for_vistunes_own(tmp_path: Path, content: bytes) -> None:
-    """`history.json` is what Keras writes, and `last.pt` what many functions save themselves."""
+    """Keras writes `history.json`, and many functions save a `last.pt` themselves."""
     for name in ("history.json", "last.pt"):
         (tmp_path / name).write_bytes(content)
 
@@ -251,7 +251,7 @@ def test_files_of_a_function_are_not_taken_for_vistunes_own(tmp_path: Path, cont
 
 
 def test_partial_files_of_a_function_are_there_when_it_resumes(tmp_path: Path) -> None:
-    """Downloads of its own, for one: only what has the names of our own partial files goes."""
+    """They may be its own downloads. Only files that have our partial names are removed."""
     (tmp_path / "data.tmp").write_text("half")
     (tmp_path / "shards.partial").mkdir()
     (tmp_path / "last.pt.0a1b2c3d.partial").write_text("half")
@@ -271,7 +271,7 @@ def test_partial_files_of_a_function_are_there_when_it_resumes(tmp_path: Path) -
 
 
 def test_a_checkpoint_without_its_reports_is_not_resumed_from(tmp_path: Path) -> None:
-    """Such as one of a version that kept the reports under another name."""
+    """It may be from a version that kept the reports under another name."""
     trained: list[int] = []
 
     def train(config: dict[str, Any], run: FunctionRun) -> None:
@@ -432,7 +432,7 @@ def test_wrong_use_is_an_error_that_names_the_remedy(
 
 
 def test_a_function_is_given_no_number_of_numpy(tmp_path: Path) -> None:
-    """An optimizer would keep it in its state, which could not be read again."""
+    """An optimizer would keep it in its state, which could then not be read again."""
 
     def train(config: dict[str, Any], run: FunctionRun) -> None:
         assert type(config["lr"]) is float

@@ -1,4 +1,5 @@
-"""A function in several workers: what rank 0 saves and reports counts; a kill costs no epoch."""
+"""A function in several workers: only rank 0's saves and reports count, and a kill costs no
+epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ POINTS = torch.arange(24.0).reshape(8, 3) / 24
 
 
 class Killed(BaseException):
-    """The end of all workers."""
+    """End all workers."""
 
 
 class RankRuntime(LocalRuntime):
-    """The runtime of one worker: only rank 0 is asked by the study."""
+    """The runtime of one worker. Only rank 0 asks the study."""
 
     def __init__(self, directory: Path, rank: int, world_size: int, reports: list[Metrics]):
         super().__init__(directory, self._answer)
@@ -42,7 +43,7 @@ class RankRuntime(LocalRuntime):
 
 
 def train(config: dict[str, Any], run: FunctionRun, kill_after: int = 99) -> None:
-    """Each worker has its share of the points; gradients are averaged."""
+    """Train with a share of the points in each worker, and average the gradients."""
     model = nn.Linear(3, 1)
     saved = run.load()
     if saved is not None:
@@ -64,7 +65,7 @@ def train(config: dict[str, Any], run: FunctionRun, kill_after: int = 99) -> Non
         if run.rank == 0:
             run.report(accuracy=-whole)
         else:
-            run.report()  # has nothing to say
+            run.report()  # other ranks report nothing
         if epoch + 1 == kill_after:
             raise Killed
 
@@ -129,4 +130,4 @@ def test_a_stop_is_every_workers(tmp_path: Path) -> None:
     found = on_ranks(2, lambda rank: run_on(tmp_path, rank, 2, stop_at=2))
     assert [outcome.state for outcome, _ in found] == ["PRUNED", "PRUNED"]
     assert len(found[0][1]) == 2
-    assert not dist.is_initialized()  # of this process
+    assert not dist.is_initialized()  # in this process

@@ -1,5 +1,5 @@
-"""Machines that get no trials any more: which may be left out, what Ray is asked for then, and who
-is to blame where a trial has several workers."""
+"""Machines that get no more trials: which may be left out, what Ray is asked for then, and which is
+blamed if a trial has several workers."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ HEAD, GOOD, BAD = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
 
 def machines(monkeypatch: pytest.MonkeyPatch, good: float) -> None:
-    """A head, and two machines with GPUs."""
+    """Pretend a cluster of a head and two machines with GPUs."""
     cpus = {HEAD: 0.0, GOOD: 2 * good, BAD: 8.0}
     gpus = {HEAD: 0.0, GOOD: good, BAD: 4.0}
     nodes = [
@@ -43,7 +43,7 @@ def machines(monkeypatch: pytest.MonkeyPatch, good: float) -> None:
 @pytest.mark.parametrize(
     ("workers", "good", "left", "then"),
     [
-        (1, 1.0, True, 5),  # one worker waits for its place: the limit stays
+        (1, 1.0, True, 5),  # one worker is waiting for its place, so the limit stays
         (1, 0.0, False, 4),
         (2, 1.0, False, 2),
         (2, 2.0, True, 1),
@@ -84,7 +84,7 @@ def test_ray_is_asked_for_other_machines() -> None:
 
 
 class Heard:
-    """A study that notes who is to blame."""
+    """A study that notes which machine is blamed."""
 
     stopping = False
 
@@ -109,8 +109,8 @@ class Heard:
 
 
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[Any]) -> list[Any]:
-    """What a study hears of a group with a worker on each of two machines, whose Tune trial runs on
-    the head."""
+    """Return what a study is told about a group with a worker on each of two machines, whose Tune
+    trial runs on the head."""
     study = Heard()
     scheduler = StudyScheduler(study, StorageGuard(study))  # type: ignore[arg-type]
     work = Work(WorkId(1), 0, {}, str(tmp_path))

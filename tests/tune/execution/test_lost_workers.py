@@ -1,4 +1,4 @@
-"""Groups of workers that lose a process again and again, without Ray."""
+"""Groups of workers that repeatedly lose a process, without Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from tune.study.work import Work, WorkId
 
 
 def ended(folder: Path, monkeypatch: pytest.MonkeyPatch, groups: list[int | None]) -> list[Any]:
-    """The ends that are sent, where groups come to these epochs before they are lost; None: one
-    that does the work."""
+    """Return the ends that are sent if groups reach these epochs before they are lost. None stands
+    for a group that finishes the work."""
     sent: list[Any] = []
     left = iter(groups)
 
@@ -49,7 +49,7 @@ def test_groups_that_come_further_each_time_are_never_failed(
 
 
 def test_groups_that_come_no_further_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the first comes to an epoch; the others report it again, or nothing
+    # the first reaches an epoch; the others only report it again, or report nothing
     epochs: list[int | None] = [5, 5, 0, 5]
     assert len(epochs) == LOST_PROCESSES + 1
     assert ended(tmp_path, monkeypatch, epochs) == [("end", "FAIL", "process lost")]

@@ -1,4 +1,4 @@
-"""The study on real Ray processes: warm ones, killed ones, and what is on record afterwards."""
+"""The study on real Ray processes: warm ones, killed ones, and the record afterwards."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ from tune.search.rungs import rungs
 from tune.study.study import Study
 
 Event = dict[str, Any]
-LOST_PROCESSES = 1  # instead of 3: every new process takes seconds
+LOST_PROCESSES = 1  # instead of 3: each new process takes seconds
 
 
 @pytest.fixture(scope="module")
 def _two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray as a search starts it, kept for the whole file. TMPDIR is as long as batch systems make
-    it: its sockets have to be elsewhere."""
+    """Start Ray as a search does, once for the whole file. TMPDIR is as long as batch systems make
+    it, so the sockets must be elsewhere."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(REPO))  # the toy is no installed package
+        patch.setenv("PYTHONPATH", str(REPO))  # the toy is not in an installed package
         long_folder = tmp_path_factory.mktemp("slurm_jobdir") / "tmp.t0016" / "tmp.t0016"
         long_folder.mkdir(parents=True)
         patch.setenv("TMPDIR", str(long_folder))
@@ -83,16 +83,16 @@ def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) 
     living = [
         process
         for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE  # what asked for a fork
+        if process.status() != psutil.STATUS_ZOMBIE  # zombies are what asked for a fork
     ]
     lines = {process: process.cmdline() for process in living}
     (template,) = (process for process, line in lines.items() if "template.py" in " ".join(line))
     workers = [process for process, line in lines.items() if line[:1] and "ray::I" in line[0]]
-    assert workers  # of trials (ImplicitFunc), and idle ones, of which Ray keeps none for long
+    assert workers  # of trials (ImplicitFunc) and idle ones; Ray keeps no idle worker for long
     assert all(worker.parent() == template for worker in workers)
     others = " ".join(word for line in lines.values() for word in line)
     assert "dashboard/dashboard.py" not in others
-    assert "dashboard/agent.py" not in others  # which imports all of Ray
+    assert "dashboard/agent.py" not in others  # the agent would import all of Ray
     assert "silent_agent.py" in others
     assert "log_monitor" not in others
     assert "monitor.py" not in others
@@ -133,8 +133,9 @@ def test_metrics_equal_the_same_trials_in_this_process(healthy: Study) -> None:
 
 
 class Killer:
-    """An observer: SIGKILLs trial 0's process after its first epochs, more often than a trial may
-    lose one without progress, and another trial's once, after an epoch beyond the first."""
+    """Observe the study and SIGKILL processes. Trial 0 loses its process after its first epochs,
+    more often than is allowed without progress; another trial loses it once, after a later
+    epoch."""
 
     def __init__(self) -> None:
         self.victim: int | None = None
@@ -181,7 +182,7 @@ def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study
     assert len(set(pids[:killed_at])) == 1
     assert pids[0] not in pids[killed_at:]
     assert study.frozen_trials()[killer.victim].state in (TrialState.COMPLETE, TrialState.PRUNED)
-    # bit for bit what the uninterrupted run says
+    # equals the uninterrupted run bit for bit
     assert replay(study.directory, BUGGY, killer.victim, print)
 
 
@@ -212,7 +213,7 @@ def test_a_trial_that_loses_its_process_too_often_fails(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_processes")
 def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) -> None:
-    """The next trial has been given to it by then, and has not begun."""
+    """The next trial has been assigned to it by then, but has not begun."""
     killed: list[int] = []
 
     def kill(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""A command as a trial: words, metrics, resume, and what is left of it when it ends."""
+"""A command as a trial: its words, its metrics, resume, and what remains when it ends."""
 
 import contextlib
 import fcntl
@@ -57,7 +57,7 @@ def run_of(folder: Path, made: Script) -> FunctionRun:
 
 
 class Reported:
-    """What a study has on record, and the epoch at which it stops the trial."""
+    """A study's record, and the epoch at which it stops the trial."""
 
     def __init__(self, last: int = 100):
         self.epochs: dict[int, Metrics] = {}
@@ -148,7 +148,7 @@ def test_a_command_that_cannot_resume_begins_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["a", "w"])
 def test_no_epoch_of_a_second_start_is_lost(tmp_path: Path, mode: str) -> None:
-    """The lines of an earlier start are as long as the new ones, all of which come at once."""
+    """The lines of the earlier start are as long as the new ones, which all come at once."""
     code = f"""
 import json, sys
 with open(sys.argv[1], "{mode}") as file:
@@ -207,7 +207,7 @@ def test_a_cut_line_of_metrics_does_not_spoil_the_next(tmp_path: Path) -> None:
 
 
 def test_files_of_a_script_may_have_any_name_but_two(tmp_path: Path) -> None:
-    """`history.json` is what Keras writes."""
+    """For example, Keras writes `history.json`."""
     code = """
 import json, sys
 for name in ("history.json", "script.json"):
@@ -316,7 +316,7 @@ def test_a_stopped_trial_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_a_killed_starter_leaves_no_process(tmp_path: Path) -> None:
-    """The supervisor's pipe closes when its starter dies, by whatever signal."""
+    """The supervisor's pipe closes when its starter dies from any signal."""
     starter = (
         "import os, signal, subprocess, sys\n"
         "subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)\n"
@@ -358,7 +358,7 @@ def test_a_folder_is_held_as_long_as_its_command_lives(tmp_path: Path) -> None:
         )
         process.__enter__()
 
-    # The starter has let go of its lock, as one does that is killed.
+    # The starter has let go of its lock, as a killed one does.
     wait_for((tmp_path / "family").exists)
     assert not is_free(lock)
 

@@ -1,4 +1,4 @@
-"""Folders of Ray's sessions: ours go when their run has ended, those of others stay."""
+"""Folders of Ray's sessions: ours are removed when their run has ended, others stay."""
 
 import contextlib
 import os
@@ -73,7 +73,7 @@ def ended(folder: Path, seconds_ago: float) -> None:
 
 @contextlib.contextmanager
 def process(program: str, *words: str) -> Iterator[None]:
-    """A Python process that has said that it is ready."""
+    """A Python process that has reported that it is ready."""
     running = subprocess.Popen(
         [sys.executable, "-S", "-c", f"{program}; print(1, flush=True); input()", *words],
         stdin=subprocess.PIPE,

@@ -1,5 +1,5 @@
-"""`--concurrent auto`: against GPUs that are described by a law, and with real trials on this
-machine's cores."""
+"""`--concurrent auto`, against GPUs modelled by Amdahl's law and with real trials on this machine's
+cores."""
 
 import math
 import time
@@ -18,8 +18,8 @@ from tune.experiments import EXPERIMENTS
 
 
 def amdahl(share: float, memory: float = 0.0) -> Callable[[int], Together]:
-    """A GPU that a single trial keeps busy for this part of the time; `count` of them finish
-    min(count, 1 / share) times as many steps."""
+    """A GPU that one trial keeps busy for this share of the time. `count` trials take min(count, 1
+    / share) times as many steps."""
 
     def measure(count: int) -> Together:
         speed = min(count, 1 / share)
@@ -31,12 +31,12 @@ def amdahl(share: float, memory: float = 0.0) -> Callable[[int], Together]:
 @pytest.mark.parametrize(
     ("share", "chosen"),
     [
-        (1.0, 1),  # one trial computes all the time
+        (1.0, 1),  # one trial uses it all the time
         (0.95, 1),
-        (0.6, 2),  # two get 1.67 times as much done
-        (0.48, 2),  # two compute 96 % of the time
+        (0.6, 2),  # two do 1.67 times as much work
+        (0.48, 2),  # two use 96 % of the time
         (0.25, 4),
-        (0.2, 8),  # four compute 80 % of the time, eight get a quarter more done
+        (0.2, 8),  # four use 80 % of the time, eight do a quarter more work
         (0.05, 8),
     ],
 )
@@ -84,7 +84,7 @@ def test_without_a_gpu_nothing_is_timed() -> None:
 def test_a_trial_that_cannot_be_timed_has_the_gpu_for_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Such as one whose data are gone: the trials themselves say more."""
+    """Its data may be missing, for example. The trials themselves say more."""
 
     def fail(*given: object) -> Callable[[int], Together]:
         def measure(count: int) -> Together:
@@ -113,8 +113,7 @@ def test_the_command_plans_with_auto(call: Call) -> None:
 
 @pytest.mark.heavy
 def test_real_trials_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, each on a core of its own: two of them together do more than one, and no more than
-    twice as much."""
+    """On a CPU, with a core each, two trials do more work than one, and at most twice as much."""
     from tune.execution.ray_session import ray_session
 
     monkeypatch.setattr("tune.execution.trials_together._SECONDS", 1.0)
@@ -125,7 +124,7 @@ def test_real_trials_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
     with ray_session():
         measure = measure_on_ray(experiment, flat, WorkerGroup(1, 1.0, 0.0))
         alone = measure(1)
-        # What else runs on these cores may slow one measurement: the best of three counts.
+        # Other load on these cores may slow a measurement, so the best of three counts.
         together = max((measure(2) for _ in range(3)), key=lambda found: found.steps_per_s)
         deadline = time.monotonic() + 20  # until Ray has noticed that they have ended
         while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:

@@ -1,5 +1,5 @@
-"""Ray's sockets fit into 107 bytes, however long TMPDIR is. That Ray starts in such a folder is
-shown by `test_ray_tune.py`, whose Ray has a long TMPDIR."""
+"""Ray's sockets fit into 107 bytes, however long TMPDIR is. `test_ray_tune.py`, whose Ray has a
+long TMPDIR, shows that Ray starts in such a folder."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_place_of_somebody_else_is_left_alone(
 ) -> None:
     monkeypatch.setenv("TMPDIR", LONG)
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / f"vistune-{os.getuid()}").symlink_to(tmp_path)  # a trap
+    (tmp_path / "taken" / f"vistune-{os.getuid()}").symlink_to(tmp_path)  # a symlink attack
     (tmp_path / "free").mkdir()
     places = (str(tmp_path / "missing"), str(tmp_path / "taken"), str(tmp_path / "free"))
     monkeypatch.setattr(module, "_SHORT_PLACES", places)

@@ -1,4 +1,4 @@
-"""Which errors are the storage's, and what they cost: no trial."""
+"""Errors of the storage are told from others, and cost no trial."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def test_errors_in_the_trials_own_folder_are_the_storages(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", ["ETIMEDOUT", "EHOSTDOWN", "EFBIG", "EACCES", "ENOMEM"])
 def test_errors_elsewhere_are_the_trials(tmp_path: Path, name: str) -> None:
-    """Its data, or a server that its code asks."""
+    """They come from its data, or from a server that its code calls."""
     code = getattr(errno, name)
     assert storage_failure(error(code, Path("/data/0001.png")), tmp_path) is None
     assert storage_failure(error(code, None), tmp_path) is None
@@ -48,7 +48,7 @@ def test_a_file_that_a_trainable_looks_for_in_vain_is_its_own_affair(tmp_path: P
 
 
 def test_a_write_through_a_handle_says_which_file_it_was(tmp_path: Path) -> None:
-    """A limit of the operating system (EFBIG), as a checkpoint meets it."""
+    """A checkpoint can hit this limit of the operating system (EFBIG)."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

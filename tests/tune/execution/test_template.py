@@ -1,4 +1,4 @@
-"""Workers of Ray are forks of one process that has imported what trials need."""
+"""Ray workers are forks of one process that has imported what trials need."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Template]:
 
 
 def launch(worker: Path, folder: Path, socket: Path | None) -> dict[str, Any]:
-    """Start a worker as Ray does; returns what it says about itself."""
+    """Start a worker as Ray does, and return what it reports about itself."""
     environment = {"PATH": os.environ["PATH"], "RAY_JOB_ID": "7"}
     if socket is not None:
         environment[launch_worker.SOCKET] = str(socket)
@@ -109,7 +109,7 @@ def test_a_worker_is_a_fork_that_looks_like_a_process_of_its_own(
     assert first["has_decimal"]
     assert first["draws"][0] != second["draws"][0]
     assert first["draws"][1] != second["draws"][1]
-    assert served.serves  # a fork's end is not its own
+    assert served.serves  # a fork's end does not end the template
     assert set(first["env"]) <= {"PATH", "RAY_JOB_ID", "LC_CTYPE"}
 
 
@@ -138,7 +138,7 @@ class cuda:
 def test_no_fork_of_a_process_whose_cuda_was_initialised(
     gpus: int, asked: int, serves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fork would find no GPU. Without one on the machine nothing is spoilt."""
+    """A fork would find no GPU. A machine without a GPU has nothing to lose."""
     torch = types.ModuleType("torch")
     exec(TORCH.format(bad=asked, own=os.getpid(), gpus=gpus), torch.__dict__)
     monkeypatch.setitem(sys.modules, "torch", torch)
@@ -173,7 +173,7 @@ def test_the_template_ends_with_its_driver_and_leaves_nothing(served: Template) 
     process = served._process
     assert process is not None
     assert process.stdin is not None
-    process.stdin.close()  # as the system does where the driver is killed
+    process.stdin.close()  # the system does this when the driver is killed
     assert process.wait(60) == 0
     assert not served.socket.parent.exists()
 

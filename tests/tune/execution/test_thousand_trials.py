@@ -1,4 +1,4 @@
-"""A study of 1,000 trials of `ssl`, with all parameters of its space, is looked at in seconds."""
+"""A study of 1,000 trials of `ssl` with its full space is displayed in seconds."""
 
 import math
 import random
@@ -21,13 +21,13 @@ from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
 TRIALS, EPOCHS = 1000, 12
-# a thousand trials wait for the disk eight times each
+# each of the thousand trials waits for the disk eight times
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def curve(config: dict[str, Any], rng: random.Random) -> Iterator[float]:
-    """kNN accuracies that rise, higher near a learning rate of .003 and for small crops of
-    strength."""
+    """kNN accuracies that rise, and are higher near a learning rate of .003 and for small, strong
+    crops."""
     best = (
         0.3 - 0.05 * abs(math.log10(config["optim.lr"]) + 2.5) + 0.1 * config["aug.crop_scale_min"]
     )
@@ -100,7 +100,7 @@ def test_page_takes_half_a_minute_and_ten_megabytes(many: Path) -> None:
 
 @pytest.mark.parametrize("width", [1400, 390])
 def test_page_is_usable(many: Path, browser: Any, width: int) -> None:
-    """It can be read after 5 seconds, and each figure is there 5 seconds after it has come into
+    """It can be read after 5 seconds. Each figure appears within 5 seconds of scrolling into
     view."""
     path = write_report(many / "many")
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}

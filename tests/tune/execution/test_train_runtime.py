@@ -1,4 +1,4 @@
-"""Trials of several workers on real Ray processes: nothing is leaked, and the record is that of one
+"""Trials of several workers on real Ray processes leak nothing, and leave the record of a single
 worker."""
 
 import os
@@ -52,7 +52,7 @@ def run(folder: Path, trials: int, observers: list[Any] | None = None, workers: 
 
 
 def held() -> dict[str, Any]:
-    """What is not free: CPUs, and placement groups that live."""
+    """The resources in use: CPUs, and live placement groups."""
     import ray
 
     groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
@@ -60,7 +60,7 @@ def held() -> dict[str, Any]:
 
 
 def until_free(within_s: float) -> float:
-    """Seconds until everything is free again."""
+    """Seconds until all resources are free again."""
     began = time.monotonic()
     while held() != {"cpus": 0, "groups": 0}:
         assert time.monotonic() - began < within_s, held()
