@@ -1,4 +1,4 @@
-"""A function's trial whose machine is lost is resumed by another one, from the store."""
+"""If a function's trial loses its machine, another machine resumes it from the store."""
 
 import io
 import time
@@ -46,7 +46,7 @@ def trial(root: Path, reports: list[int], until: int = 99) -> Outcome:
 
 
 def wait_for_checkpoint(path: Path, epoch: int) -> None:
-    """Wait until the store has the save of an epoch."""
+    """Wait until the store has the checkpoint of an epoch."""
     deadline = time.monotonic() + 30
     while True:
         content = s3.get(path)
@@ -74,5 +74,5 @@ def test_another_machine_resumes_from_the_store(
     found = trial(other, reports)
 
     assert trained == [2, 3]
-    assert reports == [1, 2, 3, 4]  # a restored record may lack the first ones
+    assert reports == [1, 2, 3, 4]  # a restored record may lack the first reports
     assert found.value == whole.value

@@ -1,4 +1,4 @@
-"""Google's object store, against a server on this machine that answers as it does."""
+"""Google's object store, against a local server that answers as it does."""
 
 import socket
 from collections.abc import Iterator
@@ -103,7 +103,7 @@ def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(UserError, match=f"'toy' is being run by {socket.gethostname()}; wait"):
         b.take(renew)
-    b.take(print)  # no sign of life any more
+    b.take(print)  # the lease is no longer renewed
     assert not a.renew()
     assert b.renew()
     a.drop()
@@ -116,7 +116,7 @@ def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     first = CompareAndSwap(path, None)
     first.put(b"one")
     second = CompareAndSwap(path, first.etag)
-    first.etag = None  # the write arrived, its answer did not
+    first.etag = None  # the write arrived, but its answer was lost
     first.put(b"two")
     with pytest.raises(s3.Taken):
         second.put(b"three")
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_one_line(
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", "")  # no gcloud to ask
+    monkeypatch.setenv("PATH", "")  # no gcloud on the path
     google_store.connect.cache_clear()
     with pytest.raises(UserError, match="gcloud auth application-default login"):
         pull(machine(monkeypatch, tmp_path))

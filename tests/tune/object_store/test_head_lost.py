@@ -1,5 +1,5 @@
-"""The head is lost, or a study moves: the real command line goes on with it elsewhere, from an
-object store or a copied folder."""
+"""The head is lost, or a study moves. The real command line resumes it elsewhere, from an object
+store or a copied folder."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def on_machine(home: Path, endpoint: str, trials: int, *more: str) -> Command:
-    """The command on a machine whose cache, and so whose copy of the bucket, is in `home`."""
+    """The command on a machine whose cache, and with it the copy of the bucket, is in `home`."""
     aws = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "x",
@@ -52,7 +52,7 @@ def report(command: Command, *arguments: str) -> str:
 
 
 def found(log: Path) -> list[dict[str, object]]:
-    """Reports and ends of trials and repeats, in their order, without times and processes."""
+    """Reports and ends of trials and repeats, in order, without times and processes."""
     events = [e for e in EventLog.read(log)[0] if e["event"] in ("report", "end")]
     kept = [
         e
@@ -96,7 +96,7 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         ends = Counter((e["trial"], e.get("repeat")) for e in new.events("end"))
         assert set(ends.values()) == {1}
         assert {number for number, repeat in ends if repeat is None} == set(range(trials))
-        reader = on_machine(tmp_path / "reader", endpoint, trials)  # a laptop that only looks
+        reader = on_machine(tmp_path / "reader", endpoint, trials)  # a laptop that only reads
         assert f"{trials} trials" in report(reader, "show", "ssl")
         page = Path(report(reader, "html", "ssl").strip())
         assert page.exists()
@@ -133,5 +133,5 @@ def test_a_study_begun_with_one_worker_is_finished_elsewhere_with_two(tmp_path: 
     assert set(ends.values()) == {1}
     assert {number for number, repeat in ends if repeat is None} == {0, 1, 2}
     check_mlflow(cluster, 3)
-    assert not laptop.storage.exists()  # nothing was written to where the study has been
+    assert not laptop.storage.exists()  # nothing was written to the study's former folder
     assert {run["status"] for run in mlflow_store(cluster.storage).values()} == {"FINISHED"}

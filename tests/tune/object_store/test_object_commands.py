@@ -1,6 +1,6 @@
-"""What a user types with `--storage s3://...`, on machines that share nothing but the bucket:
-studies that start from one another, and every command that looks at them. Against moto's S3 server;
-each must say what it says of the same studies in an ordinary folder."""
+"""Commands with `--storage s3://...`, on machines that share nothing but the bucket: studies that
+start from one another, and every command that reads them. Against moto's S3 server, each must print
+what it prints of the same studies in an ordinary folder."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ Look = Callable[..., str]
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Look:
-    """`python tune/report.py ...` in this process: what it prints."""
+    """Run `python tune/report.py ...` in this process, and return what it prints."""
 
     def look(*words: str, storage: str = f"s3://{BUCKET}/runs") -> str:
         monkeypatch.setattr(sys, "argv", ["tune/report.py", *words, "--storage", storage])
@@ -89,7 +89,7 @@ def test_studies_of_four_machines(
     base = read_manifest(third / "classify-C/study.json").base
     study, _, number = base["init.origin"].partition("/")
     assert study == "ssl"
-    # of the machine that trained it
+    # equals the weights on the machine that trained them
     assert base["init.sha256"] == content_hash(first / f"ssl/trials/{int(number):04d}" / BEST)
     assert not [key for key in keys(store) if key.endswith((LAST, "lease"))]
 
@@ -129,7 +129,7 @@ def test_studies_of_four_machines(
     database = sqlite3.connect(laptop / "mlflow.db")
     sent = {row[0] for row in database.execute("SELECT value FROM tags WHERE key = ?", (RUN_TAG,))}
     assert {"trial/0", "trial/1"} <= sent
-    # B, D and E are to come
+    # B, D and E have not run yet
     assert database.execute("SELECT name FROM runs WHERE status != 'FINISHED'").fetchall() == [
         ("classify",)
     ]
@@ -138,7 +138,7 @@ def test_studies_of_four_machines(
     )
     assert (kinds["study"], kinds["trial"], kinds["group"]) == (3, 6, 1)
 
-    # The bucket's content in an ordinary folder: the same commands say the same.
+    # With the bucket's content in an ordinary folder, the same commands print the same.
     plain = tmp_path / "plain"
     for key in keys(store):
         (plain / key).parent.mkdir(parents=True, exist_ok=True)
@@ -150,12 +150,13 @@ def test_studies_of_four_machines(
     shown_there = look("show", "ssl", storage=str(plain / "runs"))
     assert without_disk(shown_there) == without_disk(shown)
     table_there = look("table", storage=str(plain / "runs"))
-    # the command that continues names the storage, and is wrapped by its length
+    # the resume command names the storage, whose length changes the line breaks
     assert table_there.replace(str(plain / "runs"), f"s3://{BUCKET}/runs").split() == table.split()
 
 
 def without_disk(shown: str) -> list[str]:
-    """Lines of a study but that of its files here: a laptop fetches what it is asked for."""
+    """Lines of a study without that of its local files, because a laptop only downloads what is
+    asked for."""
     return [line for line in shown.splitlines() if not line.startswith("on disk:")]
 
 
@@ -166,7 +167,7 @@ def test_a_file_of_weights_reaches_the_machines_that_lack_it(
     monkeypatch: pytest.MonkeyPatch,
     call: Call,
 ) -> None:
-    """`--backbone PATH` with a bucket: the study goes on where that path is not."""
+    """With `--backbone PATH` and a bucket, the study resumes where that path does not exist."""
     first = machine(monkeypatch, tmp_path / "first")
     assert call("ssl", "--trials", "1", "--repeats", "0", *BYOL, *DIGITS).code == 0
     file = tmp_path / "weights.pt"

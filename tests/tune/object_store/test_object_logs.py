@@ -1,4 +1,4 @@
-"""`--log` of a study that lives in a bucket: what other machines find there."""
+"""`--log` for a study in a bucket: what other machines find there."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from tests.event_logs import study_of
 from tests.object_store import BUCKET, keys, machine
 from tune.tracking.logs import replay_into
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]  # it starts a server
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]  # starts a server
 
 
 def test_tables_and_event_files_are_in_the_bucket(

@@ -1,5 +1,5 @@
-"""Rename, archive, delete and bundle studies of an object store, from machines that share nothing
-but the bucket, killed at any of their writes; configurations that one machine hands to another."""
+"""Rename, archive, delete and bundle studies in an object store, from machines that share nothing
+but the bucket, with a kill at any write. One machine also enqueues configurations for another."""
 
 import json
 import tarfile
@@ -46,7 +46,7 @@ def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
-    """The storage folder of a machine that knows what the store has."""
+    """The storage folder of a machine that has pulled what the store has."""
     root = machine(monkeypatch, home)
     pull(root)
     pull(root / "archived")
@@ -54,7 +54,7 @@ def looked(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
 
 
 def of_study(store: Any, name: str) -> set[str]:
-    """Names of the objects of a study, within it."""
+    """Names of a study's objects, relative to the study."""
     prefix = f"runs/{name}/"
     return {key.removeprefix(prefix) for key in keys(store) if key.startswith(prefix)}
 
@@ -87,7 +87,7 @@ def test_a_renamed_study_goes_on_under_its_name_on_every_machine(
     assert record.manifest.identity == "toy"
     assert len(record.frozen_trials()) == 2
     assert s3.present(root / "other/trials/0000" / BEST).is_file()
-    # What the first machine may have had beyond the store is not lost.
+    # The first machine may have had more than the store: that is kept.
     assert list((root / REMOVED).glob("toy-*/events.jsonl"))
 
 
@@ -131,11 +131,11 @@ def test_a_deleted_study_is_gone_from_every_machine(
 
 
 class Killed(BaseException):
-    """The end of a process."""
+    """End the process."""
 
 
 def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """End the process before its n-th write to the store; nothing is written after that."""
+    """End the process before its n-th write to the store. Nothing is written after that."""
     count = 0
 
     def dying(write: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,8 +174,8 @@ def check_kills(
     store: Any,
     step: int,
 ) -> None:
-    """The command that was killed and is repeated on the same machine leaves what the one leaves
-    that was not."""
+    """Repeat the killed command on the same machine, and check that it leaves what an undisturbed
+    one does."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
     monkeypatch.setattr("tune.object_store.removals.EXPIRES_S", 0.0)
     begun = snapshot(store)
@@ -255,7 +255,8 @@ def test_a_study_that_another_machine_runs_is_left_alone(
 
 
 def _refuse(found: Lease, host: str) -> None:
-    """The wait for a sign of life, which a running machine gives."""
+    """Stand in for the wait for a sign of life: the other machine is alive, so the lease is
+    busy."""
     raise found._busy(host)
 
 
@@ -300,7 +301,7 @@ def test_a_configuration_of_another_machine_is_tried(
     study, copy = start(root, 4)
     enqueue(second / "toy", [OTHER])
     EnqueuedCopy(second / "toy").exchange()
-    copy._enqueued.exchange()  # as its thread does every few seconds
+    copy._enqueued.exchange()  # its thread does this every few seconds
     search_locally(study, study.experiment)
     rates = [trial.params["optim.lr"] for trial in study.frozen_trials()]
     assert rates[2:] == [0.25, 0.5]
@@ -311,7 +312,7 @@ def test_a_configuration_of_another_machine_is_tried(
 def test_nothing_that_two_machines_enqueue_at_once_is_lost(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
 ) -> None:
-    """One adds a line between the other's look and its write."""
+    """One machine appends a line between the other's read and its write."""
     second = looked(monkeypatch, tmp_path / "second")
     here, there = EnqueuedCopy(first / "toy"), EnqueuedCopy(second / "toy")
     enqueue(first / "toy", [OWN])

@@ -1,5 +1,5 @@
-"""Object storage against moto's S3 server on this machine: copies, leases, what is brought back
-after which loss, refusals."""
+"""Object storage against moto's S3 server on this machine: copies, leases, what is restored after
+which loss, refusals."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("store")
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client of this test alone, of what the environment says now."""
+    """Make a client for this test alone, from the current environment."""
     monkeypatch.setattr(client, "connect", functools.cache(client.connect.__wrapped__))
 
 
@@ -48,7 +48,7 @@ def no_stop(reason: str) -> None:
 
 
 def start(root: Path, trials: int = 3, stop: Any = no_stop) -> tuple[Study, StudyCopy]:
-    """What a session does: bring, take, open, copy."""
+    """Do what a session does: pull, take the lease, open, start copying."""
     pull(root)
     with study_sync.opened(root / "toy", print, stop) as copy:
         assert copy is not None
@@ -68,7 +68,7 @@ def finish(root: Path, trials: int = 3) -> Study:
 
 
 def told(root: Path) -> list[Any]:
-    """What a study found, without what differs from time to time."""
+    """A study's reports and ends, without what differs from run to run."""
     found = [e for e in EventLog.read(root / "toy" / LOG)[0] if e["event"] in ("report", "end")]
     return [
         e
@@ -147,13 +147,13 @@ def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         b.take(renew)
     assert "waiting whether it lives" in said[0]
     monkeypatch.setattr(lease, "EXPIRES_S", 1.0)
-    b.take(said.append)  # no sign of life any more
+    b.take(said.append)  # the lease is no longer renewed
     assert not a.renew()
     assert b.renew()
     a.drop()
     b.release()
     a.take(said.append)
-    a._lock.release()  # killed
+    a._lock.release()  # as if killed
     Lease(a.path.parent).take(no_stop)  # the same machine need not wait
 
 
@@ -164,7 +164,7 @@ def test_an_answer_that_was_lost_is_no_loss_of_the_lease(
     mine.take(print)
     before = mine._object.etag
     assert mine.renew()
-    mine._object.etag = before  # the write arrived, its answer did not
+    mine._object.etag = before  # the write arrived, but its answer was lost
     assert mine.renew()
 
 
@@ -174,7 +174,7 @@ def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(s3.Taken):
         CompareAndSwap(path, first.put(b"one") + "?").put(b"two")
     second = CompareAndSwap(path, first.etag)
-    first.etag = None  # the write arrived, its answer did not
+    first.etag = None  # the write arrived, but its answer was lost
     first.put(b"two")
     first.put(b"three")
     with pytest.raises(s3.Taken):
@@ -190,9 +190,10 @@ def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_a_lost_head_still_sends_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_arrives: str
 ) -> None:
-    """It hangs in the middle of a copy until another head has gone on; then its uploads arrive."""
+    """It hangs in the middle of a copy until another head has continued. Then its uploads
+    arrive."""
     monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
-    monkeypatch.setattr(Uploader, "start", lambda self: None)  # this test says when
+    monkeypatch.setattr(Uploader, "start", lambda self: None)  # the test uploads by hand
     first, old = start(machine(monkeypatch, tmp_path / "old"))
     first.observers.append(lambda event: setattr(first, "stopping", event["event"] == "end"))
     search_locally(first, TOY)
@@ -250,8 +251,8 @@ def test_a_new_head_goes_on_as_the_old_one_would_have(
 def test_every_last_upload_leaves_a_state_to_go_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, store: Any
 ) -> None:
-    """The head dies between the upload of the log and that of the journal, or before both, at every
-    trial's end."""
+    """Three heads die in turn, each at the second end that it writes: between the uploads of log
+    and journal, or before both."""
     plain = tmp_path / "plain"
     whole = Study.open(plain / "toy", TOY, manifest(), trials=4, repeats=1)
     search_locally(whole, TOY)
@@ -261,7 +262,7 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
         pass
 
     with monkeypatch.context() as patched:
-        patched.setattr(Uploader, "start", lambda self: None)  # this test says when
+        patched.setattr(Uploader, "start", lambda self: None)  # the test uploads by hand
         for head in range(3):
             root = machine(monkeypatch, tmp_path / str(head))
             study, copy = start(root, trials=4)
@@ -275,12 +276,12 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
                             length = copy._latest.log_bytes
                             copy.record.log.put((copy.folder / LOG).read_bytes()[:length])
                         raise Died
-                    copy.record.upload(copy._latest, copy._lease.renew)  # this one the store has
+                    copy.record.upload(copy._latest, copy._lease.renew)  # this one is uploaded
 
             study.observers[:] = [lambda event, copy=copy: copy._look(), die]
             with pytest.raises(Died):
                 search_locally(study, TOY)
-            copy.give_back()  # what an expired lease comes to
+            copy.give_back()  # has the effect of an expired lease
             study.close()
     new = machine(monkeypatch, tmp_path / "last")
     finish(new, trials=4)
@@ -295,7 +296,7 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finish(old, trials=1)
     new = machine(monkeypatch, tmp_path / "b")
     finish(new, trials=2)
-    EventLog(old / "toy" / LOG).append("finish", state="INTERRUPTED")  # nobody has a copy of this
+    EventLog(old / "toy" / LOG).append("finish", state="INTERRUPTED")  # exists nowhere else
     with pytest.raises(
         UserError,
         match=f"'toy' has diverged: {old}/toy and s3://studies/runs/toy have each continued alone",
@@ -304,7 +305,7 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.rmtree(old / "toy")
     pull(old)
     assert (old / "toy" / LOG).read_bytes() == (new / "toy" / LOG).read_bytes()
-    (old / "toy" / LOG).open("a").write('{"torn')  # of a kill, and the copy is ahead
+    (old / "toy" / LOG).open("a").write('{"torn')  # a kill tore it, and the copy is ahead
     finish(new, trials=3)
     pull(old)
     assert (old / "toy" / JOURNAL).read_bytes() == (new / "toy" / JOURNAL).read_bytes()
@@ -320,7 +321,7 @@ def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     copy.tell = said.append
     with socket.socket() as hung:
         hung.bind(("127.0.0.1", 0))
-        hung.listen(50)  # connections are made, answers never come
+        hung.listen(50)  # connections are accepted but never answered
         monkeypatch.setitem(client._PATIENCE, "read_timeout", 0.2)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*hung.getsockname()))
         forget(monkeypatch)
@@ -384,7 +385,7 @@ def test_a_driver_that_another_one_has_replaced_stops(
 def test_two_machines_that_say_something_of_a_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one has the first one's log then, and says its own again."""
+    """The second machine then has the first one's log, and writes its own event again."""
     roots = [machine(monkeypatch, tmp_path / name) for name in "ab"]
     a = Group.open(roots[0] / "both", "toy", "val/top1", [])
     study_sync.copy_group_log(a.folder)
@@ -407,8 +408,8 @@ def test_two_machines_that_say_something_of_a_group(
 
 
 def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any:
-    """Trial 0 in this process, as on a machine that has no study; it is told to stop after an
-    epoch."""
+    """Run trial 0 in this process, as on a machine that has no study. It is told to stop after
+    epoch `until`."""
     from tune.study.work import Work, WorkId
 
     work = Work(WorkId(0), 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
@@ -426,7 +427,7 @@ def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any
 
 
 def _epochs(work: Any) -> int:
-    """Of the checkpoint in the store."""
+    """Number of epochs in the checkpoint in the store."""
     content = s3.get(Path(work.directory) / LAST)
     if content is None:
         return 0
@@ -454,7 +455,7 @@ def test_a_trial_goes_on_on_another_machine(
     trial(a, first, until=2)
     assert not (a / "toy" / "trials" / "0000").exists()  # a worker's disk keeps nothing
     outcome = trial(b, second)
-    assert (first, second) == ([1, 2], [1, 2, 3, 4])  # what the record may lack is told again
+    assert (first, second) == ([1, 2], [1, 2, 3, 4])  # the record may lack some, so all are resent
     assert (outcome.value, outcome.metrics) == (plain.value, plain.metrics)
     head = machine(monkeypatch, tmp_path / "head") / "toy" / "trials" / "0000"
     s3.present_in(head)
@@ -496,7 +497,7 @@ def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(
         assert len(saved["history"]) == 3
         newer = (folder / LAST).read_bytes()
     assert newer != kept
-    (folder / LAST).write_bytes(kept)  # stands for one that is newer here than its copy
+    (folder / LAST).write_bytes(kept)  # stands in for one that is newer here than its copy
     with copied(folder, manifest().base, LocalRuntime(folder, lambda *_: True)):
         assert (folder / LAST).read_bytes() == kept
 
@@ -512,7 +513,8 @@ def test_a_machine_that_may_not_read_the_store_says_so(
 def test_the_next_start_settles_what_a_kill_left_in_the_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
 ) -> None:
-    """Partial files, the checkpoint of a trial that has ended, an export that was not sent."""
+    """It removes partial files and the checkpoint of a trial that has ended, and uploads the best
+    weights that are missing."""
     root = machine(monkeypatch, tmp_path)
     study = finish(root)
     whole = keys(store)
@@ -542,7 +544,7 @@ def test_no_temporary_file_is_sent(
 
 
 def copy_within(store: Any, study: str, name: str) -> None:
-    """As `aws s3 sync` copies a study to another name in its bucket."""
+    """Copy a study to another name in its bucket, as `aws s3 sync` does."""
     for key in keys(store):
         if key.startswith(f"runs/{study}/"):
             there = key.replace(f"runs/{study}/", f"runs/{name}/")
@@ -551,7 +553,7 @@ def copy_within(store: Any, study: str, name: str) -> None:
 
 
 def continued(root: Path, name: str, trials: int) -> Study:
-    """What the command of a study does."""
+    """Resume a study as its command does."""
     pull(root)
     with study_sync.opened(root / name, print, no_stop) as copy:
         assert copy is not None
@@ -571,7 +573,7 @@ def identity(root: Path, name: str) -> str:
 def test_a_study_that_was_copied_in_its_bucket_is_one_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
 ) -> None:
-    """On every machine the same one, whether it had seen the copy before or not."""
+    """Every machine gives it the same identity, whether it had seen the copy before or not."""
     finish(machine(monkeypatch, tmp_path / "a"))
     copy_within(store, "toy", "twin")
     seen_before = machine(monkeypatch, tmp_path / "b")
@@ -595,7 +597,7 @@ def test_a_study_that_was_copied_in_its_bucket_is_one_of_its_own(
 def test_a_copy_whose_first_upload_was_cut_short_has_one_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
 ) -> None:
-    """The head is lost between the record and the manifest."""
+    """The head is lost between uploading the record and the manifest."""
     finish(machine(monkeypatch, tmp_path / "a"))
     copy_within(store, "toy", "twin")
     a = machine(monkeypatch, tmp_path / "a")
