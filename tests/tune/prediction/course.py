@@ -1,4 +1,4 @@
-"""Small folders in the layouts of the course, and what a student would hand out and hand in."""
+"""Small folders in the course's layouts, and what a student would hand out and hand in."""
 
 import csv
 import shutil
@@ -26,7 +26,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def picture(label: int, number: int, side: int = 20) -> Image.Image:
-    """Stripes whose direction and width are the label, under noise that makes some hard to tell."""
+    """Stripes whose direction and width are the label. The noise makes some hard to tell apart."""
     rng = np.random.default_rng([label, number])
     y, x = np.mgrid[:side, :side]
     angle = np.pi * (label % 8) / 8
@@ -80,7 +80,8 @@ def mini_imagenet(root: Path, each: int = 12) -> Path:
 
 
 def satellite(root: Path, train: int = 32, val: int = 9) -> Path:
-    """train/, validation/ with <id>_sat.jpg and <id>_mask.png: land, water, some unknown."""
+    """train/, validation/ with <id>_sat.jpg and <id>_mask.png: land, water, some of unknown
+    class."""
     rng = np.random.default_rng(0)
     for part, count in (("train", train), ("validation", val)):
         (root / part).mkdir(parents=True)
@@ -95,14 +96,14 @@ def satellite(root: Path, train: int = 32, val: int = 9) -> Path:
             picture.save(root / part / f"{number:04d}_sat.jpg", quality=95)
 
             mask = COLORS[classes]
-            mask[:2, :2] = 0  # unknown
+            mask[:2, :2] = 0  # unknown class
             Image.fromarray(mask.astype(np.uint8)).save(root / part / f"{number:04d}_mask.png")
     return root
 
 
 def course_miou(folder: Path, truth: Path) -> float:
-    """mIoU as the course's own script computes it: pooled over the set, classes 0 to 5, predictions
-    on unknown pixels count as wrong. Of all masks in `folder`."""
+    """mIoU of all masks in `folder`, as the course's own script computes it: pooled over the set,
+    classes 0 to 5, predictions on unknown pixels count as wrong."""
     hits = np.zeros(6)
     predicted = np.zeros(6)
     true = np.zeros(6)
@@ -123,7 +124,7 @@ def _code(path: Path) -> np.ndarray:
 
 
 def hand_out(part: Path, to: Path, pattern: str = "*.jpg") -> Path:
-    """The images of a part alone."""
+    """Copy only the images of a split."""
     to.mkdir(parents=True)
     for path in sorted(part.glob(pattern)):
         shutil.copy(path, to)

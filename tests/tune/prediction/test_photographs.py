@@ -1,5 +1,5 @@
-"""Four sets of real photographs (`tests/photographs.py`) go the way of a user in every experiment
-that fits them: plan, search, report, predict, by the command line."""
+"""Four sets of real photographs (`tests/photographs.py`) are used as a user would, in every
+experiment that fits them: plan, search, report, predict, on the command line."""
 
 import csv
 import shlex
@@ -32,7 +32,7 @@ Report = Callable[..., str]
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
-    """Types `report.py` and gives its output."""
+    """Run `report.py` and return its output."""
 
     def typed(*words: object) -> str:
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, words)])
@@ -49,7 +49,7 @@ def look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def search(
     call: Call, look: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Path, str], str]:
-    """Plans and runs a study as a user would, looks at its page, and gives its name."""
+    """Plan and run a study as a user would, check its page, and return its name."""
     use_mlflow(monkeypatch)
     leave_pictures(monkeypatch)
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
@@ -82,7 +82,7 @@ def check_summary(name: str, planned: str, said: str, shown: str, page: str) -> 
     assert "\n".join(summary.short_lines()) in said
     assert "\n".join(lines) in shown
     for label, text in summary.rows():
-        if label != "folders":  # in columns
+        if label != "folders":  # as columns of a table
             assert escape(text) in page
     assert "Images of each split." in page
 
@@ -161,7 +161,7 @@ def test_places_of_photographs_in_episodes(
         classes = [label[episode[f"class{n}_support0"]] for n in range(3)]
         for query in (f"query{n}" for n in range(6)):
             right.append(classes[int(answer[query])] == label[episode[query]])
-    assert np.mean(right) > 0.5  # chance is a third
+    assert np.mean(right) > 0.5  # chance is one third
     with Path("pred.csv").open() as file:
         assert next(csv.reader(file)) == ["episode_id", *(f"query{n}" for n in range(6))]
 
@@ -188,7 +188,7 @@ def test_land_and_water(search: Callable[..., str], look: Report, tmp_path: Path
     assert score > 0.2
     assert f"12 have masks: mIoU {score:.4f}" in said
 
-    backbone = search("ssl", data, BYOL)  # of the images alone
+    backbone = search("ssl", data, BYOL)  # from the images, without labels
     said = look("predict", backbone, data / "validation", "--out", "features.npz")
     assert "12 masks (names such as 0000_mask.png) are left out: only images are taken" in said
     with np.load("features.npz") as arrays:

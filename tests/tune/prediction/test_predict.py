@@ -1,5 +1,5 @@
-"""`report.py predict` in every experiment, on real studies: what it writes, scored by scripts that
-know nothing of it, has the metric on record; and it says what the served model says."""
+"""`report.py predict` in every experiment, on real studies. Independent scripts score its files and
+find the metric on record. Predictions equal those of the served model."""
 
 import csv
 import re
@@ -71,7 +71,7 @@ def config_of(experiment: str, data: Path) -> Any:
         return SegmentationConfig(
             data=replace(at, image_size=SIDE), backbone=TINY, train=train, optim=ADAM
         )
-    # weights of classes come from training images, which a model that predicts does not have
+    # class weights come from training images, which a model that predicts does not have
     weighted = BalanceConfig(by="inverse")
     return ClassifierConfig(data=at, backbone=TINY, train=train, optim=ADAM, balance=weighted)
 
@@ -103,7 +103,7 @@ MAKE: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
-    """The case of an experiment; each is trained once."""
+    """Return the case of an experiment. Each is trained once."""
     made: dict[str, Case] = {}
 
     def case(experiment: str) -> Case:
@@ -126,7 +126,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Types `report.py predict` and gives exit code, output, errors."""
+    """Run `report.py predict`, and return exit code, output, errors."""
 
     def typed(case: Case, study: str, *words: object) -> tuple[int, str, str]:
         monkeypatch.setenv("VISTUNE_CACHE", str(case.root / "cache"))
@@ -164,7 +164,7 @@ def test_hidden_csv_of_the_course_scores_what_is_on_record(
     assert [[r["id"], r["taken"], r["filename"]] for r in answers] == [h[:3] for h in hidden[1:]]
     right = sum(row["label"] == solution[row["filename"]] for row in answers)
     assert right / len(answers) == pytest.approx(case.tested("top1"), abs=1e-12)
-    assert 1 / 3 < case.tested("top1") < 1  # it could be missed
+    assert 1 / 3 < case.tested("top1") < 1  # so that a mistake would show
     assert "have labels" not in said
 
 
@@ -173,7 +173,7 @@ def test_episode_csv_of_the_course_scores_what_is_on_record(
 ) -> None:
     case = cases("fewshot")
     label = {row["id"]: row["label"] for row in read_csv(case.data / "val.csv")}
-    # as handed out: no labels
+    # without labels, as handed out
     hand_out(case.data / "val", tmp_path / "val")
     ids = [["id", "filename"]]
     ids += [[row["id"], row["filename"]] for row in read_csv(case.data / "val.csv")]
@@ -221,7 +221,7 @@ def test_satellite_folder_scores_what_is_on_record(cases: Any, run: Any, tmp_pat
         found = {tuple(c) for c in np.asarray(mask).reshape(-1, 3).tolist()}
     assert found <= {tuple(c) for c in COLORS.tolist()}
 
-    # with the true masks beside them
+    # with the true masks next to the images
     _, said, _ = run(case, "study", case.data / "validation", "--out", tmp_path / "again")
     assert re.search(r"9 have masks: mIoU 0\.\d{4}; test/miou on record: ", said)
     assert len(list((tmp_path / "again").iterdir())) == 9
@@ -310,7 +310,7 @@ def test_answers_to_episodes_are_those_of_the_exported_model(
         assert [answer[name] for name in query] == said.idxmax(axis=1).tolist()
 
 
-# ---------------------------------------------------------------- labels that are there
+# ---------------------------------------------------------------- labels in the folder
 
 
 def test_a_labelled_csv_is_scored_class_by_class(cases: Any, run: Any, tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_what_only_some_experiments_have(cases: Any, run: Any, tmp_path: Path) -
         assert code == 2
         assert message in errors
         assert errors.count("\n") == 1
-    # ids that nothing explains
+    # ids that no column explains
     shutil.copy(fewshot.data / "val_testcase.csv", tmp_path)
     code, _, errors = run(fewshot, "study", tmp_path / "val_testcase.csv", "--out", out)
     assert "says which images the ids of its episodes are (there is no other csv)" in errors
@@ -497,7 +497,7 @@ def test_columns_without_classes_are_numbered_by_label(
     assert (tmp_path / "plain.csv").read_text() == (tmp_path / "named.csv").read_text()
 
 
-# ---------------------------------------------------------------- a training folder that is gone
+# ---------------------------------------------------------------- a training folder that is missing
 
 
 def test_names_of_classes_outlive_the_training_data(cases: Any, run: Any, tmp_path: Path) -> None:
