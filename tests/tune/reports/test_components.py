@@ -1,4 +1,4 @@
-"""The parts of the variance over searches, against data whose parts are known."""
+"""The variance components over searches, against data whose components are known."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ TRAININGS = 3
 
 
 def drawn(rng: np.random.Generator, searches: int) -> list[list[float]]:
-    """Accuracies of final trainings, with the three kinds of luck."""
+    """Accuracies of final trainings, with variation from search, images and training."""
     of_search = rng.normal(0, SEARCH, searches)
     of_images = rng.normal(0, IMAGES, searches)
     of_training = rng.normal(0, TRAINING, (searches, TRAININGS))

@@ -1,4 +1,4 @@
-"""optuna-dashboard on a real study, asked over HTTP while the study goes on, and looked at in a
+"""optuna-dashboard on a real study: queried over HTTP while the study runs, and opened in a
 browser."""
 
 import json
@@ -42,7 +42,7 @@ def get(address: str) -> Any:
     return json.loads(urllib.request.urlopen(address, timeout=20).read())
 
 
-KEPT_S = 2.1  # the dashboard answers from its memory for two seconds
+KEPT_S = 2.1  # seconds; the dashboard caches its answers for two
 
 
 @pytest.mark.heavy

@@ -1,4 +1,5 @@
-"""What was understood about the data, on every page of a study; studies of before have none."""
+"""Every page of a study shows what was understood about its data. Earlier studies have no such
+section."""
 
 import io
 import json
@@ -68,7 +69,7 @@ def test_every_page_has_it(told: Path) -> None:
     page = write_report(told).read_text()
     assert ">Data</h2>" in page
     assert "2: ant, bee; 7 (bee) to 17 (ant) training images" in page
-    assert "&lt;b&gt; · 3 · left out (no part)" in page  # a folder's name is no markup
+    assert "&lt;b&gt; · 3 · left out (no part)" in page  # a folder's name is not markup
     for line in SUMMARY.lines():
         assert line in shown(told)
     assert tags(told)["data.summary"] == "\n".join(SUMMARY.lines())
@@ -78,7 +79,7 @@ def test_every_page_has_it(told: Path) -> None:
 def test_a_warning_is_among_the_doubts(told: Path) -> None:
     assert doubts(read_record(told), told.parent)[0] == SUMMARY.warnings[0]
     page = write_report(told).read_text()
-    assert page.count(SUMMARY.warnings[0]) == 2  # health checks, and data
+    assert page.count(SUMMARY.warnings[0]) == 2  # once in health checks, once in data
 
 
 def test_a_study_of_before_has_no_such_section(earlier: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each doubt about a study's answer, at the border where it begins."""
+"""Each doubt about a study's answer, at the threshold where it begins."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ UNTRAINED = 0.1
 def study_of_curves(
     root: Path, curves: list[list[float] | None], untrained: float = UNTRAINED
 ) -> Study:
-    """A study whose trials report these objectives, an epoch each; None: a trial that fails."""
+    """A study whose trials report these objectives, one per epoch. None stands for a trial that
+    fails."""
     epochs = max(len(curve) for curve in curves if curve)
     study = open_study(root, len(curves), base={"train.epochs": epochs})
     baseline = next_work(study)
@@ -56,8 +57,8 @@ def said(study: Study, words: str) -> list[str]:
         ([0.2, 0.3, 0.4, 0.5], True),
         ([0.2, 0.3, 0.5], False),  # too short for a trend
         ([0.2, 0.6, 0.4, 0.5], False),  # its best epoch is not the last
-        ([0.2, 0.3, 0.495, 0.5], False),  # by 1 % of its value
-        ([0.2, 0.3, 0.485, 0.5], True),  # by 3 %
+        ([0.2, 0.3, 0.495, 0.5], False),  # the last epoch gains 1 %
+        ([0.2, 0.3, 0.485, 0.5], True),  # it gains 3 %
     ],
 )
 def test_a_curve_that_still_rises_asks_for_more_epochs(
@@ -126,7 +127,7 @@ def test_a_study_without_a_completed_trial_has_no_best_one(tmp_path: Path) -> No
     ("lr", "is_at_edge"),
     [
         (1.0e-3, True),
-        (1.1e-3, True),  # a fiftieth of the three powers of ten is a factor of 1.148
+        (1.1e-3, True),  # a fiftieth of three powers of ten is a factor of 1.148
         (1.2e-3, False),
         (0.99, True),
         (0.1, False),

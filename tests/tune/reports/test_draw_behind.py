@@ -1,5 +1,5 @@
-"""Pictures that are missing when a command ends: drawn behind it, once, and never in the way of a
-new start. The process that draws is one of paper here, but in the last test."""
+"""Pictures that are missing when a command ends are drawn after it, once, and never in the way of a
+new start. The drawing process is fake here, except in the last test."""
 
 import json
 import os
@@ -38,7 +38,7 @@ TRIALS = 6
 
 
 class Paper:
-    """Stands for `DrawingProcess`: writes one picture a trial, after `before` has been called."""
+    """A fake `DrawingProcess` that calls `before`, then writes one picture per trial."""
 
     before: Callable[[], Any]
 
@@ -72,7 +72,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
 
 @pytest.fixture(autouse=True)
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Studies that were sent to MLflow; this process keeps its priority."""
+    """Collect the studies that are sent to MLflow. This process keeps its priority."""
     sent: list[Path] = []
     monkeypatch.setattr(draw_behind, "sync_study", lambda folder, **_: sent.append(folder))
     monkeypatch.setattr(draw_behind, "yield_to_all", lambda pid: None)
@@ -97,7 +97,7 @@ def on_record(root: Path) -> list[str]:
 
 
 def shown(root: Path) -> set[str]:
-    """The default and the best three, by the event log alone."""
+    """The pictures of the default and the best three, from the event log alone."""
     ends = [event for event in events(root) if event["event"] == "end"]
     values = {e["trial"]: e["value"] for e in ends if e["state"] == "COMPLETE"}
     best = sorted(values, key=lambda number: (-values[number], number))[:3]
@@ -222,7 +222,7 @@ def test_a_page_first_draws_what_the_run_left_undrawn(
 def test_trials_without_arrays_lack_no_pictures(
     tmp_path: Path, paper: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Functions and scripts write none; those of overtaken trials are removed."""
+    """Functions and scripts write no arrays, and those of overtaken trials are removed."""
     folder = ended(tmp_path, 2)
     for path in folder.glob("trials/*/*.npz"):
         path.unlink()
@@ -240,7 +240,8 @@ def test_trials_without_arrays_lack_no_pictures(
 def test_a_start_at_once_behind_a_command_draws_for_itself(
     tmp_path: Path, paper: Paper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its claim is the later one, though the process behind the command starts after it."""
+    """Its claim is the later one, although the process that draws after the command starts
+    later."""
     folder = ended(tmp_path)
     claims = draw_behind.claimed([folder])
     study, pictures = open_study(tmp_path, TRIALS, base={"train.epochs": 1}), Pictures()
@@ -278,14 +279,14 @@ def test_a_claim_ends_the_sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def step() -> bool:
         steps.append(1)
-        return True  # there is always more
+        return True  # there is always more to send
 
     monkeypatch.setattr(replay, "_step", step)
     claim = DrawingClaim(folder)
 
     def stands() -> bool:
         if len(steps) == 3:
-            DrawingClaim(folder)  # of another process
+            DrawingClaim(folder)  # as another process would
         return claim.stands
 
     replay.sync(stands)
@@ -374,13 +375,13 @@ def test_a_run_that_its_time_budget_ends_has_its_pictures_drawn_behind_it(
 
 @pytest.mark.slow
 def test_killed_behind_the_command_the_page_draws_the_rest(tmp_path: Path) -> None:
-    """The real process, which is killed while it draws, and the real page."""
+    """Run the real process, kill it while it draws, and write the real page."""
     command = [
         sys.executable,
         str(REPO / "tune/run.py"),
         *("pretrain", "--local", "--data", "digits", "--trials", "12", "--repeats", "0"),
         *("--set", "train.epochs=2", "--set", "train.epoch_images=128"),
-        # more than are drawn in the seconds that a command waits
+        # more than can be drawn in the seconds that a command waits
         *("--pictures", "all", "--pruner", "none"),
     ]
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The report against the study it tells of, plotly's own schema, Optuna's own reader, and a real
+"""The report against the study it describes, plotly's schema, Optuna's own reader, and a real
 browser."""
 
 import json
@@ -46,7 +46,7 @@ def without_plotly(html: str) -> str:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, str]:
-    """A study with everything: pruning, failures, repeats, pictures; its root and its report."""
+    """A study with everything: pruning, failures, repeats, pictures. Root, study and page."""
     root = tmp_path_factory.mktemp("told")
     fields = manifest(base={"train.epochs": 8}, space=as_json(describe(BUGGY.space, "tiny", {})))
     study = Study.open(root / "toy", BUGGY, fields, trials=24, repeats=3)
@@ -75,7 +75,7 @@ def test_trials_are_those_that_optuna_reads(told: tuple[Path, Study, str]) -> No
     root, _, _ = told
     before = (root / "toy/study.journal").read_bytes()
     with (root / "toy/study.journal").open("ab") as file:
-        file.write(b'{"op_code":6,"trial_id":0,"st')  # another process is writing this line
+        file.write(b'{"op_code":6,"trial_id":0,"st')  # as if another process were writing this line
     try:
         ours = read_record(root / "toy").frozen_trials()
     finally:
@@ -98,7 +98,7 @@ def test_page_is_whole_without_a_network_and_every_figure_is_plotlys(
     specs = figures(html)
     assert len(specs) >= 5
     for spec in specs:
-        go.Figure(spec)  # refuses what is not of its schema
+        go.Figure(spec)  # refuses what is not in its schema
 
 
 def test_curves_are_the_reports_of_every_trial_and_end_where_it_was_stopped(
@@ -180,8 +180,8 @@ def test_a_study_that_has_hardly_begun(tmp_path: Path, trials: int) -> None:
 
 
 def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:
-    """Two attempts with an hour of interruption between them, two workers with a GPU each, features
-    looked up."""
+    """Two attempts with an interruption of an hour between them, two workers with a GPU each,
+    cached features."""
     open_study(tmp_path, 1, base={"train.threads": 2, "train.epochs": 4}).close()
     config = {"train.threads": 2}
     looked_up = {
@@ -264,7 +264,7 @@ def test_no_text_can_break_the_page() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 390])
 def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: int) -> None:
-    """Every figure is drawn when it comes into view, nothing is wider than the screen, and the
+    """Every figure is drawn when it scrolls into view, nothing is wider than the screen, and the
     console is silent."""
     root, _, html = told
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -281,7 +281,7 @@ def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: i
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     too_wide = "t => t.scrollWidth > t.parentElement.clientWidth + 1"
     hidden = f"return [...document.querySelectorAll('.folds')].filter({too_wide}).length"
-    assert browser.execute_script(hidden) == 0  # nothing of the leaderboard is beyond the edge
+    assert browser.execute_script(hidden) == 0  # nothing of the leaderboard is cut off
     assert len(browser.find_elements("css selector", ".folds")) >= 4
     assert [
         entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"

@@ -1,4 +1,4 @@
-"""Importances on studies whose truth is known."""
+"""Importances on studies whose true importances are known."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from scipy import stats
 from tune.reports.importances import FEW, Importances, importances
 
 Objective = Callable[[optuna.Trial, float], float]
-"""Parameters and a draw of noise -> value."""
+"""Trial and noise -> value."""
 
 
 def searched(objective: Objective, trials: int, seed: int) -> Importances:
@@ -23,7 +23,7 @@ def searched(objective: Objective, trials: int, seed: int) -> Importances:
 
 
 def by_optimizer(trial: optuna.Trial) -> tuple[str, float]:
-    """The optimizer, and a learning rate in its range, which tells it."""
+    """The optimizer, and a learning rate whose range tells which optimizer it is."""
     name = trial.suggest_categorical("optim.name", ["adamw", "sgd"])
     low = {"adamw": 1e-4, "sgd": 1e-2}[name]
     rate = trial.suggest_float("optim.lr", low, 30 * low, log=True)
@@ -43,7 +43,7 @@ def optimizer_matters(trial: optuna.Trial, noise: float) -> float:
 
 
 def one_number_matters(trial: optuna.Trial, noise: float) -> float:
-    """The best value is inside the range."""
+    """The best value is in the middle of the range."""
     by_optimizer(trial)
     return noise - 4 * (trial.suggest_float("matters", 0, 1) - 0.5) ** 2
 
@@ -76,7 +76,7 @@ def test_a_strong_effect_is_first_and_apart_from_the_second(
 
 
 def test_a_range_is_not_credited_with_what_sets_it() -> None:
-    """By its value the learning rate would explain all that the optimizer does."""
+    """By value alone, the learning rate would explain all that the optimizer does."""
     for seed in range(5):
         found = searched(optimizer_matters, 100, seed)
         assert found.shares["optim.lr"].value < 0.1
@@ -96,8 +96,8 @@ def test_a_parameter_of_some_trials_is_not_credited_with_what_they_have_it_by() 
 
 
 def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
-    """The value is one parameter's alone, which only half of the trials have; early values are
-    another's."""
+    """The final value depends on one parameter, which only half of the trials have. Early values
+    depend on another."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
 
     def objective(trial: optuna.Trial) -> float:

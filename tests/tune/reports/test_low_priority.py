@@ -1,4 +1,4 @@
-"""A process that yields to all others, by what the system says of it."""
+"""A low-priority process yields to all others, according to the operating system."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The card beside an exported model: what it says is on record."""
+"""The card of an exported model says only what is on record."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_test_metrics_are_those_of_the_repeats_with_students_interval(
         half = stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores)
         shown = [float(mean), float(low), float(high)]
         around = [scores.mean(), scores.mean() - half, scores.mean() + half]
-        expected = np.clip(around, 0, 1)  # an accuracy is no more
+        expected = np.clip(around, 0, 1)  # an accuracy lies in [0, 1]
         np.testing.assert_allclose(shown, expected, atol=6e-5)
         assert int(seeds) == len(scores) == 3
 

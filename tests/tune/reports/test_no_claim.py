@@ -1,4 +1,4 @@
-"""A study without a claim says why, and what to type."""
+"""A study without a claim says why, and which command helps."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tune.study.work import Outcome, Work
 
 
 def played(study: Study, outcomes: list[Outcome]) -> None:
-    """The outcomes of the baseline and of the trials, in their order."""
+    """Play the outcomes of the baseline and of the trials, in order."""
     for outcome in outcomes:
         work = study.next_work()
         assert isinstance(work, Work)
@@ -78,7 +78,7 @@ def test_repeats_are_missing(tmp_path: Path, repeats: int, remedy: str) -> None:
 def test_what_it_says_is_what_helps(
     call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command of the sentence, typed."""
+    """Run the command that the sentence names."""
 
     def broken(self: Toy, batch: Batch) -> None:
         raise ImportError("No module named 'imagined'")
@@ -95,7 +95,7 @@ def test_what_it_says_is_what_helps(
     assert RETRY in shown
     assert f"its command: {resume_command()}" in shown
 
-    assert call(*LOCAL_TOY, "2").code == 1  # as before: nothing was left to do
+    assert call(*LOCAL_TOY, "2").code == 1  # as before: nothing is left to do
     again = call(*LOCAL_TOY, "2", "--retry-failed")
     assert again.code == 0
     assert "tried again: trial 0, trial 1" in again.out

@@ -1,4 +1,4 @@
-"""Repeats that were computed in different floating point are no sample of one thing."""
+"""Repeats computed in different floating-point formats are not one sample."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from tune.reports.doubts import doubts_about_numerics
 
 
 def study(*in_bfloat16: bool | None) -> Any:
-    """A study with a repeat for each: in bfloat16, in float32, or still running (None)."""
+    """A study with one repeat per entry: in bfloat16, in float32, or still running (None)."""
     repeats = {}
     for seed, bf16 in enumerate(in_bfloat16):
         metrics = {} if bf16 is None else {"best/val/top1": 0.5}

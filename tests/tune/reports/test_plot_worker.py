@@ -21,7 +21,8 @@ NAMES = [
 
 @pytest.fixture(autouse=True)
 def _beside_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the lowest priority the process would get no time while they run."""
+    """Keep the normal priority: at the lowest, the process would get no time while other tests
+    run."""
     monkeypatch.setattr("tune.reports.low_priority.NICENESS", 0)
 
 
@@ -38,7 +39,7 @@ def draw_all(*roots: Path) -> None:
     studies = [opened(root) for root in roots]
     for study in studies:
         pictures.watch(study)
-    assert pictures.close(280) == 0  # idle time of the machine: long on a busy one
+    assert pictures.close(280) == 0  # a busy machine has little idle time, hence the long limit
     for study in studies:
         study.close()
 
@@ -51,7 +52,7 @@ def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studi
         finished(root, 1, base={"train.epochs": 1})
         plots = root / "toy/trials/0000/plots"
         plots.mkdir()
-        (plots / NAMES[0]).write_bytes(b"torn")  # the kill came here: some files, none on record
+        (plots / NAMES[0]).write_bytes(b"torn")  # as after a kill: some files, none on record
     draw_all(tmp_path / "one", tmp_path / "two")
     for root in (tmp_path / "one", tmp_path / "two"):
         assert on_record(root) == [f"trials/0000/plots/{name}" for name in NAMES]
@@ -69,7 +70,7 @@ def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_pa
     study, pictures = opened(tmp_path), Pictures()
     pictures.watch(study)
     began = time.monotonic()
-    # in the middle of drawing
+    # stop while drawing
     assert pictures.close(60, enough=lambda: time.monotonic() > began + 0.2) == 1
     assert time.monotonic() - began < 10
     assert on_record(tmp_path) == []
@@ -111,7 +112,7 @@ def test_none_are_drawn_where_none_are_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 def test_a_process_that_died_is_started_again(tmp_path: Path) -> None:
-    """What killed it, such as a lack of memory, may have been the machine's."""
+    """Its death may have been the machine's fault, such as a lack of memory."""
     arrays = tmp_path / "data-x.npz"
     arrays.write_bytes(b"")  # refused: a line on stderr, and the exit code 2
     process = DrawingProcess()

@@ -39,7 +39,7 @@ def search(
     trials: int = 2,
     chosen: int = 1,
 ) -> Path:
-    """The group's folder of studies whose trial 0 is the default."""
+    """Make the group's folder with studies whose trial 0 is the default."""
     for letter, mean in means.items():
         folder = storage / f"classify-{letter}"
         base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | {
@@ -121,7 +121,7 @@ def test_differences_are_the_paired_t_test_over_searches(tmp_path: Path) -> None
         low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
         assert [row.accuracy.low, row.accuracy.high] == pytest.approx([low, min(high, 1.0)])
     assert found.rows[1].accuracy is not None
-    assert found.rows[1].accuracy.high == 1  # of B, whose t interval reaches to 1.04
+    assert found.rows[1].accuracy.high == 1  # B's t interval reaches to 1.04, so it is clipped
 
 
 def test_shown_with_a_column_a_search(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""`python tune/report.py` on studies as they may be found: half written, damaged, foreign, beside
-each other, or not there at all."""
+"""`python tune/report.py` on studies in every state: half written, damaged, foreign, side by side,
+or missing."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ Look = Callable[..., Said]
 def look(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Look:
-    """The command line in this process, on the studies in `tmp_path`."""
+    """Run the command line in this process, on the studies in `tmp_path`."""
 
     def look(*words: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["tune/report.py", *words, "--storage", str(tmp_path)])
@@ -40,7 +40,7 @@ def look(
 
 
 def damaged(storage: Path) -> list[str]:
-    """Three folders that are no studies; their names."""
+    """Make three folders that are not studies, and return their names."""
     for name in ("foreign", "half", "twisted"):
         (storage / name).mkdir()
     (storage / "foreign/study.json").write_text('["of", "another", "program"]')
@@ -194,7 +194,7 @@ def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, messag
 def test_names_are_shown_as_they_are(
     look: Look, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder may be called what rich takes for markup, or for an emoji."""
+    """rich could take a folder's name for markup, or for an emoji."""
     finished(tmp_path, 1)
     name = "photos[v2][/] :smile:"
     path = tmp_path / "toy/study.json"

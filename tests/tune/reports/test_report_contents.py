@@ -1,4 +1,4 @@
-"""Every table and figure of the reports has the content of the record: none is empty."""
+"""Every table and figure of the reports has the content of the record. None is empty."""
 
 import html
 import io
@@ -47,7 +47,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(scope="module")
 def sections(record: Record) -> dict[str, str]:
-    """Title -> HTML."""
+    """Title -> HTML of each section."""
     page = write_report(record.folder).read_text()
     body = page.partition("<script>")[0]
     parts = re.split(r'<h2 id="s\d+">(.*?)</h2>', body)
@@ -55,7 +55,7 @@ def sections(record: Record) -> dict[str, str]:
 
 
 def rows_of(section: str) -> list[list[str]]:
-    """Cells of all tables, without their heads."""
+    """Cells of all tables, without headers."""
     rows = []
     for row in re.findall(r"<tr[^>]*>(.*?)</tr>", section):
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
@@ -211,7 +211,8 @@ def test_publishing_writes_every_file(group: Path) -> None:
 
 
 def test_picture_draws_what_the_table_holds(group: Path, tmp_path: Path) -> None:
-    """An accuracy, its interval and its default for each row, and learning curves beside."""
+    """Each row has an accuracy, its interval and its default, and there are learning curves next to
+    them."""
     whole = draw(compare_settings(group), tmp_path / "whole.png")
     write_setting(tmp_path / "bare-A", "A", {0: []})
     bare = draw(compare_settings(tmp_path / "bare"), tmp_path / "bare.png")

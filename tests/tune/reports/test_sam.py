@@ -1,5 +1,4 @@
-"""Automatic masks of a small, randomly initialised Segment Anything, by the command that a user
-types."""
+"""Automatic masks from a small, randomly initialised Segment Anything, by the user's command."""
 
 import json
 import sys
@@ -17,7 +16,7 @@ from tune.reports.sam import load, overlay
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the hub has it, of a model with 64 px images and two layers."""
+    """A folder as the hub has it, for a model with 64 px images and two layers."""
     transformers = pytest.importorskip(
         "transformers", reason="transformers is not installed: pip install -e '.[sam]'"
     )

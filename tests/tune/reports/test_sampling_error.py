@@ -1,4 +1,4 @@
-"""The error of a finite test set against SciPy, closed forms and simulation."""
+"""The error of a finite test set, against SciPy, closed forms and simulation."""
 
 import json
 from dataclasses import asdict, replace
@@ -79,13 +79,13 @@ def test_unequal_clusters_agree_with_the_bootstrap():
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     found = mean_covariance(scores[:, None], clusters)[0, 0]
     assert found == pytest.approx(means.var(), rel=0.1)
-    # images alone would promise far too much
+    # images alone would underestimate it by far
     assert found > 2 * mean_covariance(scores[:, None])[0, 0]
 
 
 def test_spread_of_seeds_and_of_images_add_up_to_that_of_the_mean():
-    """Runs of 3 seeds on 60 images, drawn anew 3,000 times: an image's chance of a right answer is
-    a draw, and so is the answer of each seed."""
+    """Runs of 3 seeds on 60 images, drawn anew 3,000 times. Each image's chance of a right answer
+    is random, and so is each seed's answer."""
     random = np.random.default_rng(4)
     seeds, images = 3, 60
     means, of_seeds, of_images = [], [], []
@@ -102,8 +102,8 @@ def test_spread_of_seeds_and_of_images_add_up_to_that_of_the_mean():
 
 
 def test_equal_configurations_leave_their_difference_to_the_seeds():
-    """Both answer by the same chances, so other images would not part them: what separates the
-    runs is in the spread of their seeds."""
+    """Both answer with the same probabilities, so other images would not separate them. All that
+    separates the runs is in the spread of their seeds."""
     random = np.random.default_rng(5)
     chance = random.beta(2, 1, size=(2000, 1))
     first, second = (random.random((2000, 6)) < chance for _ in range(2))
@@ -140,8 +140,8 @@ def test_searches_with_images_of_their_own_have_their_error_in_their_spread():
 
 
 def test_intervals_cover_the_truth_over_other_images_and_seeds():
-    """Of 1,500 comparisons, each with letters, images and seeds of its own, 95 % contain the true
-    difference of .05. With the seeds alone far fewer do."""
+    """In 95 % of 1,500 comparisons, each with its own letters, images and seeds, the interval
+    contains the true difference of .05. With the seeds alone it does so in far fewer."""
     random = np.random.default_rng(14)
     letters, each, seeds = 60, 4, 6
     clusters = np.repeat(np.arange(letters), each)
@@ -208,8 +208,8 @@ def test_a_class_that_a_draw_lacks_does_not_count():
 
 
 def test_episodes_have_the_error_of_their_classes():
-    """Another draw of 40 classes and of 150 episodes, 400 times: the estimate is the variance of
-    the mean, where episodes alone would promise a fraction of it."""
+    """Another 40 classes and 150 episodes are drawn, 400 times. The estimate equals the variance of
+    the mean; episodes alone would give a fraction of it."""
     random = np.random.default_rng(10)
     classes, way, episodes = 40, 5, 150
     means, found, alone = [], [], []
@@ -256,7 +256,7 @@ def recorded(folder: Path) -> None:
 
 
 def test_outcomes_of_repeats_are_in_their_end_events(tmp_path: Path) -> None:
-    """One line holds the end of a run and its outcomes: no kill leaves one without the other."""
+    """One line holds the end of a run and its outcomes, so no kill separates them."""
     recorded(tmp_path / "toy")
     events, _ = EventLog.read(tmp_path / "toy" / "events.jsonl")
     ends = [event for event in events if event["event"] == "end"]

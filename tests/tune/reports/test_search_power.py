@@ -1,4 +1,4 @@
-"""What `--plan` says of power and splitting, against the records and a simulation."""
+"""The power and the split that `--plan` prints, against the records and a simulation."""
 
 import json
 

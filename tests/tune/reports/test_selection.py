@@ -1,4 +1,4 @@
-"""The chosen trial is named in the same words everywhere, with what its repeats say."""
+"""Every page names the chosen trial in the same words, with the result of its repeats."""
 
 import io
 from dataclasses import replace

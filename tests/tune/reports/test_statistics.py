@@ -1,4 +1,4 @@
-"""Intervals against SciPy's tests, and their own promise in simulation."""
+"""Intervals against SciPy's tests, and their coverage in simulation."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_one_side_is_the_t_interval(sides: tuple[np.ndarray, np.ndarray]) -> Non
 
 
 def test_the_error_of_the_test_sample_adds_to_that_of_the_seeds() -> None:
-    """A share p of n images alone is the normal interval of a proportion."""
+    """For a share p of n images alone, it is the normal interval of a proportion."""
     p, images = 0.9, 402
     found = mean_of([p, p, p], sampling_variance=p * (1 - p) / images)
     half = stats.norm.ppf(0.975) * math.sqrt(p * (1 - p) / images)
@@ -78,8 +78,8 @@ def test_p_with_both_errors_is_the_level_at_which_the_interval_ends_at_0() -> No
 def test_intervals_hold_what_they_promise(
     method: Callable[..., Interval], noise: tuple[float, float]
 ) -> None:
-    """Of 4,000 simulated comparisons 95 % contain the truth, also where one side is ten times as
-    noisy: within four standard errors of that."""
+    """In 95 % of 4,000 simulated comparisons, up to four standard errors, they hold the truth,
+    even if one side is ten times as noisy."""
     rng = np.random.default_rng(1)
     runs, truth, hits = 4000, 0.03, 0
     for _ in range(runs):
@@ -135,7 +135,7 @@ def test_no_spread_at_all_decides_nothing(seeds: int) -> None:
 
 
 def test_an_interval_of_a_share_ends_at_0_and_1() -> None:
-    """In simulation it covers as often: what is cut off was never the truth."""
+    """In simulation it covers as often, because the truth never lies in what is cut off."""
     rng, truth, hits = np.random.default_rng(0), 0.97, [0, 0]
     for _ in range(2000):
         found = mean_of(rng.normal(truth, 0.02, 3))

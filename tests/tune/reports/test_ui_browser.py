@@ -1,5 +1,5 @@
-"""`python -m tune.ui`: the printed link, opened in a real browser, shows the trials of its study
-and nothing else."""
+"""`python -m tune.ui` prints a link which, in a real browser, shows the trials of its study and
+nothing else."""
 
 import os
 import random
@@ -80,7 +80,7 @@ def study(storage, name, trials, seed):
 
 
 def best_first(log):
-    """Names of the trials by their best report, from the log itself."""
+    """Names of the trials, ordered by their best report in the log."""
     best = {}
     for event in EventLog.read(log.path)[0]:
         if event["event"] == "report":
@@ -122,7 +122,7 @@ def test_storage_without_a_study_names_the_remedy(tmp_path):
 
 
 def test_view_of_a_large_space_fits_into_a_tag():
-    """MLflow keeps 20,000 characters of an experiment's tag."""
+    """MLflow keeps at most 20,000 characters of an experiment's tag."""
     from mlflow.utils.validation import _validate_experiment_tag
 
     names = [f"augmentation.block_{i}.strength_lr" for i in range(80)]
@@ -134,7 +134,7 @@ def test_view_of_a_large_space_fits_into_a_tag():
 
 
 def server_processes(port):
-    """Processes with this port on their command line: the server that the test started and its
+    """Processes with this port on their command line: the server that the test started, and its
     workers."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -148,7 +148,7 @@ def server_processes(port):
 
 
 def start_ui(storage: Path, port: int) -> subprocess.Popen[str]:
-    """`python -m tune.ui`, with its output in pipes."""
+    """Start `python -m tune.ui`, with its output in pipes."""
     command = [sys.executable, "-m", "tune.ui", "--storage", str(storage), "--port", str(port)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -251,7 +251,7 @@ def test_link_opens_on_the_trials(tmp_path, free_port, browser):
             message for message in errors if not any(word in message for word in harmless)
         ] == []
     finally:
-        process.send_signal(signal.SIGTERM)  # it ends its server
+        process.send_signal(signal.SIGTERM)  # the command ends its server
         process.wait(60)
 
 
