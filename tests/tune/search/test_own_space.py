@@ -1,4 +1,4 @@
-"""Ranges of the user's own in a ready space: what replaces what, against the ready space."""
+"""A user's own ranges in an existing space, against that space: what replaces what."""
 
 from typing import Any
 
@@ -15,7 +15,8 @@ from tune.search.space_files import read_ranges
 
 
 def ready(trial: Any, preset: str) -> None:
-    """An optimizer with rates of its own, a schedule one of which has a warm-up."""
+    """A space whose optimizers have their own learning rates, and whose warm-up depends on the
+    schedule."""
     ranges = {"sgd": (0.01, 1.0), "adam": (1e-4, 1e-2)}
     low, high = ranges[trial.suggest_categorical("optim", ["sgd", "adam"])]
     trial.suggest_float("lr", low, high, log=True)
@@ -24,7 +25,7 @@ def ready(trial: Any, preset: str) -> None:
 
 
 def with_own(*texts: str) -> dict[str, list[str]]:
-    """The ready space with these ranges, as it is described."""
+    """The description of the ready space with these ranges."""
     space = own_space(ready, "tiny", read_ranges(list(texts)))
     found = ranges_of(space, "tiny", {})
     return {key: [write_range(one) for one in ranges] for key, ranges in found.items()}
@@ -48,13 +49,13 @@ def test_without_ranges_the_space_is_the_ready_one() -> None:
     [
         # one range for all optimizers
         (["lr=1e-3..1e-1:log"], {"lr": ["0.001..0.1:log"]}),
-        # it is still asked for where it applies
+        # it is still asked for only where it applies
         (["warmup=0.1..0.5"], {"warmup": ["0.1..0.5 when schedule=warm"]}),
         (
             ["lr=0.1..0.5 when optim=sgd"],
             {"lr": ["0.1..0.5 when optim=sgd", "0.0001..0.01:log when optim=adam"]},
         ),
-        # a branch that had none
+        # for a branch that had none
         (
             ["warmup=0.1..0.5 when schedule=constant"],
             {"warmup": ["0.1..0.5 when schedule=constant", "0.0..0.2 when schedule=warm"]},
@@ -62,7 +63,7 @@ def test_without_ranges_the_space_is_the_ready_one() -> None:
         (["optim=adam"], {"optim": ["adam"], "lr": ["0.0001..0.01:log"]}),
         (["new=0..1"], {"new": ["0..1"]}),
         (["new=a,b when optim=sgd"], {"new": ["a,b when optim=sgd"]}),
-        # switches and what depends on them may be new, in any order
+        # new switches, and parameters that depend on them, in any order
         (
             ["beta=0.5..0.9 when by=x", "by=x,y"],
             {"by": ["x,y"], "beta": ["0.5..0.9 when by=x"]},
@@ -76,7 +77,7 @@ def test_without_ranges_the_space_is_the_ready_one() -> None:
                 "lr": ["0.01..1.0:log when optim=sgd", "1e-05..0.001:log when optim=lion"],
             },
         ),
-        # one on which nothing depends
+        # a choice that nothing depends on
         (["schedule=constant,step"], {"schedule": ["constant,step"], "warmup": []}),
     ],
 )
@@ -96,7 +97,7 @@ def test_a_new_choice_needs_ranges_for_what_depends_on_it() -> None:
 
 
 def test_a_new_choice_of_what_not_all_trials_have() -> None:
-    """The ready space fails at it, in the branches that ask."""
+    """The ready space fails on the new choice, in the branches that ask for it."""
 
     def conditional(trial: Any, preset: str) -> None:
         if trial.suggest_categorical("schedule", ["constant", "warm"]) == "warm":
@@ -125,7 +126,7 @@ def test_trials_draw_what_the_description_says() -> None:
 
 @pytest.mark.parametrize(("most", "step"), [(4, 1), (6, 2), (90, 1)])
 def test_a_space_is_walked_with_numbers_of_its_ranges_alone(most: int, step: int) -> None:
-    """One that looks something up by the number would fail."""
+    """A space that looks something up by the number must not fail."""
     allowed = range(2, most + 1, step)
 
     def by_number(trial: Any, preset: str) -> None:
@@ -164,7 +165,7 @@ def test_ranges_that_no_trial_asks_for_are_named() -> None:
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_a_space_that_is_written_and_read_again_is_the_same(name: str, preset: str) -> None:
-    """Of every ready space: as ranges of the user's own in it, and as a space by themselves."""
+    """This holds for every ready space: as a user's ranges in it, and as a space by themselves."""
     space = EXPERIMENTS[name].space
     described = ranges_of(space, preset, {})
     typed = [f"{key}={write_range(one)}" for key, ranges in described.items() for one in ranges]

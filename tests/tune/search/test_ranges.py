@@ -56,7 +56,7 @@ READ: dict[str, BaseDistribution] = {
 def test_text_is_read_as_optunas_distribution(text: str) -> None:
     found = parse_distribution(text)
     assert found == READ[text]
-    assert repr(found) == repr(READ[text])  # True is not 1
+    assert repr(found) == repr(READ[text])  # tells True from 1
     assert repr(parse_distribution(write_distribution(found))) == repr(found)
 
 
@@ -128,7 +128,7 @@ def test_plain_choices_are_a_list_in_yaml() -> None:
 
 
 def test_choices_that_yaml_would_read_as_text_are_no_list() -> None:
-    """YAML 1.1 takes 1e-05 for a word."""
+    """YAML 1.1 reads 1e-05 as text."""
     range_ = parse_range("1e-5,1e-4")
     written = write_yaml({"lr": [range_]})
     assert yaml.safe_load(written) == {"lr": "1e-05,0.0001"}
@@ -148,7 +148,7 @@ PLAIN = {"opt": "sgd,adamw", "size": "32,0.5", "nesterov": "true,false", "lr": "
     ],
 )
 def test_a_space_is_written_as_yaml_reads_it(tmp_path: Path, space: dict[str, list[str]]) -> None:
-    """Several ranges of a key, and keys that YAML takes for something else."""
+    """Include several ranges for one key, and keys that YAML reads as something else."""
     ranges = {key: tuple(map(parse_range, texts)) for key, texts in space.items()}
     path = tmp_path / "space.yaml"
     path.write_text(write_yaml(ranges))
@@ -204,7 +204,7 @@ def test_own_files(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_weights_and_biases(tmp_path: Path) -> None:
-    """Ends of log_uniform are exponents, those of log_uniform_values are not."""
+    """The bounds of log_uniform are exponents, those of log_uniform_values are not."""
     assert written(
         tmp_path / "sweep.yaml",
         """

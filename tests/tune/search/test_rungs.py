@@ -1,5 +1,5 @@
-"""Rungs: when trials are compared, the first look, and the check of their order against NumPy,
-SciPy and simulated trials."""
+"""Rungs: when trials are compared, the first comparison, and the check of their order, against
+NumPy, SciPy and simulated trials."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_normal_scores_are_scipys() -> None:
 def test_the_correction_finds_the_correlation_before_selection(
     correlation: float, kept: float
 ) -> None:
-    """Of 200,000 pairs of known correlation the best part is kept, by the first value."""
+    """Keep the best part, by the first value, of 200,000 pairs with a known correlation."""
     rng = np.random.default_rng(0)
     first = rng.normal(size=200_000)
     second = correlation * first + math.sqrt(1 - correlation**2) * rng.normal(size=len(first))
@@ -83,7 +83,7 @@ def test_a_late_rung_is_judged_by_the_end() -> None:
 
 
 def test_trials_are_compared_by_their_best_epoch_so_far() -> None:
-    """Of one that was ahead at epoch 5 and fell back at the rung, version 2 sees the fall alone."""
+    """A trial leads at epoch 5 and falls back at the rung. Version 2 sees only the fall."""
 
     def epochs_of_the_second(version: int) -> int:
         pruner = DurableHalving(12, version)
@@ -98,7 +98,8 @@ def test_trials_are_compared_by_their_best_epoch_so_far() -> None:
 
 
 def test_the_check_of_a_rung_compares_as_the_rung_does() -> None:
-    """The later values 1, 2, 3 are in the order of the best so far, against that of the rung."""
+    """The later values 1, 2, 3 are in the order of the best values so far, and opposite to the
+    order at the rung."""
     curves = [
         Curve({1: 0.1, 2: 0.09, 3: 0.3}, 12, None),
         Curve({1: 0.2, 2: 0.08, 3: 0.4}, 12, None),
@@ -109,7 +110,7 @@ def test_the_check_of_a_rung_compares_as_the_rung_does() -> None:
 
 
 def test_one_trial_beside_the_default_passes_the_last_rung() -> None:
-    """Of the first four the better two continue after a quarter."""
+    """The better two of the first four trials continue after a quarter."""
 
     def completed(version: int) -> list[int]:
         pruner = DurableHalving(12, version)
@@ -124,7 +125,8 @@ def test_one_trial_beside_the_default_passes_the_last_rung() -> None:
 
 @pytest.mark.parametrize("end", [TrialState.FAIL, TrialState.PRUNED, None])
 def test_a_rival_that_is_lost_has_a_successor(end: TrialState | None) -> None:
-    """PRUNED: it diverged; None: it runs still. Only at half its epochs is the default ahead."""
+    """PRUNED means that the rival diverged, None that it still runs. The default is behind until
+    half its epochs."""
     study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, 3))
     run_trial(study, [0.1] * 3 + [0.9] * 9)
     rival = study.ask()
@@ -150,7 +152,7 @@ def test_a_rung_is_off_only_when_enough_trials_tell() -> None:
 
 
 def run_trial(study: optuna.Study, values: list[float]) -> tuple[Trial, int]:
-    """Report values epoch by epoch; the trial and the epochs that it ran."""
+    """Report values epoch by epoch. Return the trial and the number of epochs that it ran."""
     trial = study.ask()
     for epoch, value in enumerate(values, 1):
         trial.report(value, epoch)
@@ -173,8 +175,8 @@ def test_the_first_four_are_not_stopped_before_a_quarter() -> None:
 
 
 def test_a_rung_that_ranks_backwards_is_switched_off() -> None:
-    """The lower the first epochs, the higher the end: nobody is stopped early once that is
-    known."""
+    """The lower the first epochs, the higher the end. Once that is known, no trial is stopped
+    early."""
     storage = InMemoryStorage()
     study = optuna.create_study(
         direction="maximize", storage=storage, pruner=DurableHalving(12, 2), study_name="s"
@@ -191,7 +193,7 @@ def test_a_rung_that_ranks_backwards_is_switched_off() -> None:
     assert "is off" in checks[0].line(12)
 
     again = optuna.load_study(study_name="s", storage=storage, pruner=DurableHalving(12, 2))
-    for trial in study.trials:  # asked again, everybody gets the first answer
+    for trial in study.trials:  # asked again, each trial gets its first answer
         cut = optuna.trial.create_trial(
             value=0.0, intermediate_values=trial.intermediate_values, system_attrs={}
         )
@@ -201,7 +203,7 @@ def test_a_rung_that_ranks_backwards_is_switched_off() -> None:
 
 
 def test_trials_of_different_length_are_compared_at_the_same_part() -> None:
-    """Where a space searches the number of epochs, 3 of 36 are 1 of 12."""
+    """If a space searches the number of epochs, epoch 3 of 36 corresponds to epoch 1 of 12."""
     study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, 2))
     for _ in range(4):
         run_trial(study, [0.5] * 12)

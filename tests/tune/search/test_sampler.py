@@ -1,4 +1,4 @@
-"""The sampler against Optuna's own TPE, of which it is a faster reading."""
+"""The sampler against Optuna's own TPE, which it computes faster."""
 
 import json
 import zlib
@@ -49,7 +49,8 @@ def test_another_optuna_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mixed(trial: Trial) -> None:
-    """Choices, a range that depends on one, a plain range, integers, a conditional range."""
+    """Suggest choices, a range that depends on one of them, a plain range, integers, a conditional
+    range."""
     kind = trial.suggest_categorical("optim.name", ["sgd", "adam", "lars"])
     low, high = {"sgd": (0.01, 1.0), "adam": (1e-4, 1e-2), "lars": (0.1, 3.0)}[kind]
     trial.suggest_float("optim.lr", low, high, log=True)
@@ -76,13 +77,13 @@ def test_draws_are_those_on_record() -> None:
     recorded = json.loads(RECORDED.read_text())
     for trial, wanted in zip(study.trials, recorded, strict=True):
         assert trial.params.keys() == wanted.keys()
-        for name, value in trial.params.items():  # another processor may round the last digit
+        for name, value in trial.params.items():  # the last digit depends on the processor
             exact = not isinstance(value, float)
             assert value == (wanted[name] if exact else pytest.approx(wanted[name], rel=1e-12))
 
 
 def test_trials_that_begin_together_do_not_share_their_draws() -> None:
-    """Parameters of two trials, asked for in turn, are those of one trial after the other."""
+    """Two trials ask for parameters in turn, and get what they get one after the other."""
     straight, in_turn = (
         optuna.create_study(direction="maximize", sampler=SeededTPE(0)) for _ in range(2)
     )
@@ -106,10 +107,10 @@ def half_the_root(finished: int) -> int:
 
 
 class Reference(TPESampler):
-    """Optuna's own modelling code throughout; the seeds, how the first are spread, and which trials
-    a conditional parameter sees, are as in `SeededTPE`. Asked through `Positions`, so that its
-    joint model has the parameters whose ranges depend on the optimizer.
-    """
+    """Optuna's own modelling code throughout. The seeds, the spread of the first trials, and the
+    trials that a conditional parameter is modelled from are those of `SeededTPE`. It is asked
+    through `Positions`, so that its joint model has the parameters whose ranges depend on the
+    optimizer."""
 
     def __init__(self, seed: int):
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
@@ -158,8 +159,8 @@ class SameRange:
 
 
 class Positions:
-    """A trial that is asked for a place in [0, 1] where the range depends on the optimizer; `said`:
-    what the space hears."""
+    """A trial that is asked for a position in [0, 1] if the range depends on the optimizer. `said`
+    is what the space gets."""
 
     def __init__(self, trial: Trial):
         self.trial, self.said = trial, dict[str, Any]()
@@ -177,8 +178,8 @@ class Positions:
 
 
 def grow(study: optuna.Study, trials: int, *, positions: bool = False) -> list[dict[str, Any]]:
-    """Trials of every state: completed, pruned with and without values (and NaN), failed; two at a
-    time, so that one always runs."""
+    """Add trials of every state: completed, pruned with and without values (and NaN), failed. Run
+    two at a time, so that one is always running."""
     running: list[Trial] = []
     said: list[dict[str, Any]] = []
     for _ in range(trials):
@@ -213,7 +214,7 @@ def test_suggestions_are_optunas() -> None:
     )
     for one, other in zip(grow(ours, 80), grow(reference, 80, positions=True), strict=True):
         assert one.keys() == other.keys()
-        for name, value in one.items():  # a position and back costs the last digits
+        for name, value in one.items():  # converting to a position and back loses the last digits
             assert value == (
                 pytest.approx(other[name], rel=1e-9) if isinstance(value, float) else other[name]
             )
@@ -224,15 +225,16 @@ def test_suggestions_are_optunas() -> None:
         TrialState.RUNNING,
     }
     sometimes = ("schedule.warmup_frac", "schedule.step_gamma", "schedule.power")
-    # the model has been asked about one
+    # the model has been asked for at least one of them
     assert max(sum(name in t.params for t in ours.trials) for name in sometimes) > STARTUP_TRIALS
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_first_trials_are_spread(seed: int) -> None:
-    """A Latin hypercube: every sixth of a range once, on its scale; every choice as often."""
+    """They form a Latin hypercube: each sixth of a range once, on its scale, and each choice
+    equally often."""
     study = optuna.create_study(direction="maximize", sampler=SeededTPE(seed))
-    trials = [study.ask() for _ in range(7)][1:]  # the first is a user's default
+    trials = [study.ask() for _ in range(7)][1:]  # the first trial is a user's default
     rates = [trial.suggest_float("rate", 1e-3, 1.0, log=True) for trial in trials]
     x = [trial.suggest_float("x", -1.0, 5.0) for trial in trials]
     assert (
@@ -244,12 +246,12 @@ def test_the_first_trials_are_spread(seed: int) -> None:
         "aabbcc"
     )
     assert sum(trial.suggest_categorical("flag", [True, False]) for trial in trials) == 3
-    assert abs(np.corrcoef(rates, x)[0, 1]) < 0.95  # not the same order in both
+    assert abs(np.corrcoef(rates, x)[0, 1]) < 0.95  # the two orders differ
 
 
 def test_ranges_that_move_are_drawn_with_the_rest() -> None:
-    """Within their ranges, and from what all optimizers have taught: near the end of SGD's rates
-    that only Adam's has been good at."""
+    """They stay within their ranges and learn from all optimizers: SGD's rates come near the
+    position where only Adam has done well."""
     study = optuna.create_study(direction="maximize", sampler=SeededTPE(0))
 
     def ask(trial: Trial) -> float:
@@ -262,7 +264,7 @@ def test_ranges_that_move_are_drawn_with_the_rest() -> None:
         assert low <= rate <= high
         return float(np.log(rate / low) / np.log(high / low))
 
-    for name in ("adam", "sgd"):  # of SGD nothing good is known; both ranges have been met
+    for name in ("adam", "sgd"):  # so that both ranges are known; SGD's trials only get bad values
         study.enqueue_trial({"name": name, "rate": 1e-2})
     places = []
     for _ in range(60):

@@ -83,7 +83,8 @@ def sobol_study(seed: int, trials: int) -> list[dict[str, Any]]:
 
 
 def test_a_sobol_study_fills_every_range_evenly() -> None:
-    """Of 2^k points, each of 2^k equal parts of a range has one (Sobol 1967); SciPy's points."""
+    """Each of 2^k equal parts of a range holds one of 2^k points (Sobol 1967). The points are
+    SciPy's."""
     found = sobol_study(3, 64)
     numbers = np.array([trial["p0"] for trial in found])
     assert sorted(np.floor((numbers + 1) / 4 * 64)) == list(range(64))
@@ -138,8 +139,8 @@ def test_points_of_a_grid(distribution: BaseDistribution, expected: list[float])
 def test_a_model_finds_the_good_end_of_ranges_that_depend_on_a_choice(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best rate is at the same place of both ranges; random draws come near it more rarely.
-    Nobody is warned of the choice, which CMA-ES always draws at random."""
+    """The best rate is at the same position of both ranges, and random draws come near it less
+    often. No warning is logged about the choice, which CMA-ES always draws at random."""
     monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
     if name == "cmaes":
         pytest.importorskip("cmaes")
