@@ -1,4 +1,4 @@
-"""A machine's clock that is set back, by hours, between two starts or while a study runs."""
+"""A machine's clock is set back by hours, between two starts or while a study runs."""
 
 import itertools
 import time

@@ -51,7 +51,7 @@ def test_a_copy_is_a_study_of_its_own(tmp_path: Path) -> None:
     assert projection.runs["study"].name == "twin"
     assert projection.take()["trial/3"].tags["trial.state"] in ("COMPLETE", "PRUNED")
 
-    # its draws are those that the original would have drawn
+    # it draws what the original would have drawn
     assert [t.params for t in run(tmp_path / "toy", 4).frozen_trials()] == [
         t.params for t in twin.frozen_trials()
     ]

@@ -1,4 +1,4 @@
-"""One rule for the errors of a study's disk, and the waiting for one that machines share."""
+"""One rule for errors of a study's disk, and the wait for a disk that machines share."""
 
 import errno
 import itertools
@@ -25,7 +25,7 @@ from tune.study.events import EventLog
 from tune.study.requeues import Requeues
 from tune.study.work import Work, WorkId
 
-# As `man 5 proc` has it; the optional fields before the dash may be none or several.
+# The format of `man 5 proc`: before the dash there may be any number of optional fields.
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 35 22 0:30 / /home rw,nosuid shared:15 master:2 - nfs4 server:/home rw,vers=4.2
 36 35 0:31 / /home/ada/my\040data rw - cifs //server/share rw
@@ -42,7 +42,7 @@ a line of a later kernel
         ("/srv/runs", "ext4"),
         ("/home/ada/runs", "nfs4"),
         ("/home/ada/my data/runs", "cifs"),
-        ("/home2/runs", "xfs"),  # a prefix of letters is no folder above
+        ("/home2/runs", "xfs"),  # a common prefix is not a parent folder
         ("/over/runs", "fuse.sshfs"),
         ("/over", "fuse.sshfs"),
     ],
@@ -87,7 +87,7 @@ def test_an_error_anywhere_below_the_studys_folder_is_the_storages(
 
 
 def test_a_folder_that_does_not_even_answer_is_the_storages(tmp_path: Path) -> None:
-    """torch.save says no more than "iostream error"; the disk is asked, and has gone away."""
+    """torch.save only says "iostream error", so the disk is checked, and it is gone."""
     wrapped = RuntimeError("iostream error")
     assert storage_failure(wrapped, tmp_path) is None
     found = storage_failure(wrapped, tmp_path / "gone")
@@ -96,7 +96,7 @@ def test_a_folder_that_does_not_even_answer_is_the_storages(tmp_path: Path) -> N
 
 
 class Clock:
-    """The module `time` as the disk's rule sees it: time passes while somebody sleeps."""
+    """Replace the module `time` for the rule of the disk. Time passes only during sleeps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
@@ -137,7 +137,7 @@ def test_pauses_grow_and_are_told_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert "can be written again after 4 min 03 s" in said[1]
     patience.succeeded()
     assert len(said) == 2
-    assert patience.wait(FAILURE)  # another failure, another word
+    assert patience.wait(FAILURE)  # another failure is told again
     assert len(said) == 3
 
 
@@ -176,7 +176,7 @@ def test_a_disk_of_this_machine_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: int = errno.ETIMEDOUT) -> None:
-    """fsync fails so often, after the bytes were written."""
+    """Let fsync fail this many times, after the bytes were written."""
     left = itertools.repeat(True, times)
     real = os.fsync
 
@@ -189,7 +189,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: int = errno.ETIME
 
 
 def log_on_a_shared_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
-    """A log that waits for its disk; it has the report of epoch 1."""
+    """A log that waits for its disk, and has the report of epoch 1."""
     Clock(monkeypatch)
     shared(monkeypatch)
     log = EventLog(folder / "events.jsonl")
@@ -229,7 +229,7 @@ def test_a_part_that_could_not_be_taken_back_is_cut_off_when_the_disk_is_there_a
 def test_an_empty_folder_in_the_place_of_a_disk_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a mount point is, once its disk has been unmounted: the study would begin anew in it."""
+    """An unmounted disk leaves an empty mount point, in which the study would begin anew."""
     clock = Clock(monkeypatch)
     shared(monkeypatch)
     log = EventLog(tmp_path / "runs/events.jsonl")
@@ -253,7 +253,7 @@ def test_an_empty_folder_in_the_place_of_a_disk_is_not_written(
 def test_an_interrupt_in_the_middle_of_a_write_leaves_whole_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program, such as a notebook, continues after it."""
+    """A program, such as a notebook, continues after the interrupt."""
     log = EventLog(tmp_path / "events.jsonl")
     log.append("report", epoch=1)
     with monkeypatch.context() as patch:
@@ -273,7 +273,7 @@ def test_an_interrupt_in_the_middle_of_a_write_leaves_whole_lines(
 def test_a_study_waits_for_its_shared_disk_and_equals_one_that_need_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """The disk is away for a checkpoint, and for all that the driver writes."""
+    """The disk is away while a checkpoint is written, or while the driver writes anything."""
     finished(tmp_path / "whole", 4)
     clock = Clock(monkeypatch)
     shared(monkeypatch)
@@ -307,7 +307,8 @@ def test_a_study_waits_for_its_shared_disk_and_equals_one_that_need_not(
 def test_a_process_that_never_can_write_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own mount is broken while the driver's works: the hour counts from its last epoch."""
+    """Only the mount of its own process is broken, not the driver's. The hour counts from its last
+    epoch."""
     Clock(monkeypatch)
     shared(monkeypatch)
     study = open_study(tmp_path, 2)
@@ -349,7 +350,8 @@ def test_work_is_handed_out_again_after_pauses_that_grow(
 def test_one_machine_with_a_broken_mount_holds_up_nobody_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing sleeps; a trial of another machine reports; the third failure names the machine."""
+    """Nothing sleeps, a trial of another machine reports, and the third failure names the
+    machine."""
     clock = Clock(monkeypatch)
     shared(monkeypatch)
     said: list[str] = []

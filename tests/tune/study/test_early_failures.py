@@ -1,5 +1,5 @@
-"""What every trial would meet, such as a missing package, ends the run instead of eating its
-trials; a failure of some configurations costs only these."""
+"""A problem that every trial would meet, such as a missing package, ends the run and uses up no
+trials. A failure of some configurations costs only those."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_what_all_trials_would_meet_ends_the_run_and_costs_none(
 def test_trials_that_fail_once_more_have_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a space of which most configurations fail would never come to its end."""
+    """Otherwise a space in which most configurations fail would never reach its end."""
     monkeypatch.setattr(Toy, "forward", broken)
     for _ in range(2):
         with pytest.raises(TrialsFailAlike):
@@ -62,8 +62,9 @@ def test_the_last_failures_are_recorded_when_nothing_else_runs(
 
 
 def played(study: Study, reasons: list[str | None]) -> None:
-    """Each trial fails at once for its reason; None: it reports, and is complete."""
-    for reason in (None, *reasons):  # of the baseline, then of the trials
+    """Play trials: each fails at once for its reason, or, if the reason is None, reports and
+    completes."""
+    for reason in (None, *reasons):  # the baseline, then the trials
         work = study.next_work()
         assert isinstance(work, Work)
         study.started(work)
@@ -102,7 +103,8 @@ def test_after_a_trial_that_worked_more_must_fail_in_a_row(tmp_path: Path) -> No
 
 
 def test_trials_that_may_still_work_are_waited_for(tmp_path: Path) -> None:
-    """Trial 0 trains its first epoch for long while others fail at once, which may be theirs."""
+    """Trial 0 needs long for its first epoch while others fail at once, possibly through their own
+    fault."""
     study = open_study(tmp_path, 9)
     played(study, [])
     first = study.next_work()
@@ -176,7 +178,7 @@ def begun(study: Study) -> Work:
 
 
 def all_fail(study: Study, nodes: list[str | None]) -> None:
-    """As many trials as there are machines begin, and then fail alike on them."""
+    """Begin one trial per machine, and let all of them fail in the same way."""
     works = [begun(study) for _ in nodes]
     for work, node in zip(works, nodes, strict=True):
         study.ended(work, Outcome("FAIL", reason="KeyError"), node)
@@ -189,7 +191,7 @@ def works_on(study: Study, node: str) -> None:
 
 
 def test_failures_are_counted_not_starts(tmp_path: Path) -> None:
-    """A trial that Ctrl-C has stopped before its first report has not failed yet."""
+    """A trial that Ctrl-C stopped before its first report has not failed."""
     study = open_study(tmp_path, 6)
     played(study, [])
     for work in [begun(study) for _ in range(ALIKE)]:
@@ -234,7 +236,7 @@ GOOD, BAD = "10.0.0.1", "10.0.0.2"
 
 
 def test_a_machine_of_which_all_trials_fail_ends_the_run(tmp_path: Path) -> None:
-    """Its GPU, say, while trials of another machine work."""
+    """Its GPU may be broken, for example, while trials on another machine work."""
     study = open_study(tmp_path, 12)
     played(study, [])
     works_on(study, GOOD)
@@ -286,7 +288,7 @@ def test_what_runs_on_other_machines_comes_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
-    """Where the cluster has others: no trial is lost by it, in number or in order."""
+    """If the cluster has other machines, it costs no trial, and the order stays."""
     study = open_study(tmp_path, 8)
     said: list[str] = []
     asked: list[str] = []
@@ -296,7 +298,7 @@ def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
     works_on(study, GOOD)
     late = begun(study)
     all_fail(study, [BAD] * ALIKE)
-    assert asked == [] == said  # one of that machine may still work
+    assert asked == [] == said  # one trial of that machine may still work
     study.ended(late, Outcome("FAIL", reason="KeyError"), BAD)
     assert asked == [BAD]
     assert said == [
@@ -305,7 +307,7 @@ def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
     ]
     assert [begun(study).id.trial for _ in range(4)] == [1, 2, 3, 4]
 
-    waited = begun(study)  # it came to that machine while it was left out
+    waited = begun(study)  # it reached that machine while it was being left out
     study.ended(waited, Outcome("FAIL", reason="KeyError"), BAD)
     assert begun(study).id == waited.id
     study.close()

@@ -1,4 +1,4 @@
-"""The event log: what is appended is read back, whatever happened to the writer."""
+"""The event log: what is appended is read back, whatever happens to the writer."""
 
 import copy
 import json
@@ -100,7 +100,7 @@ def test_torn_last_line_is_repaired(tmp_path, cut):
     log.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    # a reader leaves the torn line alone
+    # a reader ignores the torn line
     assert [event["epoch"] for event in EventLog.read(path)[0]] == [0, 1]
     EventLog(path).append("report", trial=0, epoch=9)
     assert [event["epoch"] for event in EventLog.read(path)[0]] == [0, 1, 9]

@@ -1,4 +1,4 @@
-"""The time left, against made-up studies whose every run takes a known time."""
+"""The time left, against made-up studies in which every run takes a known time."""
 
 import heapq
 import random
@@ -28,7 +28,7 @@ def amount(trials: int, seeds: int = 0, rule: str = PAIR, rungs: int | str = "no
 def run_events(
     begin: float, trial: int, repeat: int | None, epochs: int, value: float
 ) -> list[tuple[float, Event]]:
-    """The events of one run, by the seconds at which they happen."""
+    """The events of one run, with the second at which each happens."""
     own = {"trial": trial} if repeat is None else {"trial": trial, "repeat": repeat}
     start = own | {"event": "start", "config": {}, "attempt": 1, "resumed_epoch": None}
     events = [(begin, start)]
@@ -46,8 +46,8 @@ def run_events(
 def made_up(
     lengths: list[int], processes: int, seeds: int = 0, rule: str = PAIR
 ) -> list[tuple[float, Event]]:
-    """All events of a study: trials of these epochs, then the repeats that the rule asks for, each
-    on the first free process; those of the default need not wait for the last trial."""
+    """All events of a study: trials of these lengths in epochs, then the repeats that the rule asks
+    for, each on the first free process. Repeats of the default need not wait for the last trial."""
     free = [0.0] * processes
     events: list[tuple[float, Event]] = []
 
@@ -100,7 +100,7 @@ def test_the_first_epoch_gives_an_estimate_that_has_the_repeats_in_it() -> None:
     events = made_up([EPOCHS] * 8, 2, seeds=6)
     end = events[-1][0]
     first = next(left for _, left, _ in told(events, amount(8, 6), 2) if left is not None)
-    # nothing tells apart yet what the beginning of a run costs: every epoch seems to take as long
+    # the cost of opening a run is not known yet, so it counts for every epoch
     assert end < first < 3 * end
     second = next(left for seconds, left, _ in told(events, amount(8, 6), 2) if seconds > 7)
     assert second == pytest.approx(end - 7, rel=0.1)
@@ -108,7 +108,7 @@ def test_the_first_epoch_gives_an_estimate_that_has_the_repeats_in_it() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_is_done_would_take_the_processes_so_long(processes: int) -> None:
-    """A trial of the made-up studies takes 3 s to open and 2 s an epoch."""
+    """A trial of the made-up studies takes 3 s to open and 2 s per epoch."""
     *_, (_, _, forecast) = told(made_up([EPOCHS, EPOCHS, 1, 2], processes), amount(4), processes)
     trials = 4 * OPENING + (2 * EPOCHS + 1 + 2) * EPOCH
     assert forecast.seconds_done() == pytest.approx(trials / processes, rel=1e-6)
@@ -145,12 +145,12 @@ def test_trials_that_are_slower_have_a_cost_of_their_own() -> None:
 
 
 def test_a_default_that_runs_needs_all_its_other_epochs() -> None:
-    """Another trial has been stopped after its first."""
+    """Another trial was stopped after its first epoch."""
     other = run_events(0, 1, None, 1, 0.1)
     default = run_events(4, 0, None, EPOCHS, 0.5)
     events = sorted([*other, *default], key=lambda one: one[0])
     lefts = {seconds: left for seconds, left, _ in told(events, amount(2), 2)}
-    # what the beginning of a run costs is not known yet: an epoch seems to take both
+    # the cost of opening a run is not known yet, so it counts for every epoch
     assert lefts[5.0] == EPOCHS * (OPENING + EPOCH) - 1.0
     assert lefts[11.0] == (EPOCHS - 2) * EPOCH
 
@@ -159,7 +159,7 @@ def test_trials_that_are_shorter_than_expected_shorten_the_last_epoch_of_another
     other = run_events(0, 2, None, 1, 0.1)
     events = sorted([*other, *run_events(4, 1, None, EPOCHS, 0.5)], key=lambda one: one[0])
     lefts = {seconds: left for seconds, left, _ in told(events, amount(2), 2)}
-    # one epoch where six were expected, beside two trials as expected
+    # one epoch where six were expected, and two trials as expected
     longer = (1 + 2 * EPOCHS) / (3 * EPOCHS)
     assert lefts[4 + OPENING + (EPOCHS - 1) * EPOCH] == pytest.approx(longer * EPOCH)
 
@@ -170,7 +170,7 @@ def test_epochs_that_take_no_time_need_none() -> None:
 
 
 def test_a_study_of_short_epochs_is_told_as_well_as_one_of_long_ones() -> None:
-    """The second trial runs while something else slows the machine down."""
+    """The second trial runs while something else slows down the machine."""
     first = run_events(0, 0, None, EPOCHS, 0.5)
     begin = first[-1][0]
     second = [(begin + 2 * at, event) for at, event in run_events(0, 1, None, EPOCHS - 1, 0.4)]
@@ -244,7 +244,7 @@ def test_a_resumed_study_knows_its_costs_and_not_the_pause() -> None:
 
 
 def test_a_challenger_that_is_not_known_yet_needs_all_its_repeats() -> None:
-    """Two of the default's four have ended before another trial has."""
+    """Two of the default's four repeats have ended before another trial has."""
     default = run_events(0, 0, None, EPOCHS, 0.5)
     first = run_events(15, 0, 7, EPOCHS, 0.5)
     second = run_events(31, 0, 8, EPOCHS, 0.5)
@@ -324,7 +324,7 @@ def test_expected_lengths_are_those_of_trials_whose_order_is_chance(version: int
 
     expected = survival(trials, epochs, version)
     assert expected.expected(0) == epochs
-    # values keep their order from rung to rung here, so that later rungs stop fewer
+    # here values keep their order from rung to rung, so later rungs stop fewer trials
     simulated = sum(totals) / draws
     formula = sum(expected.expected(number) for number in range(trials))
     assert formula == pytest.approx(simulated, rel=0.35)

@@ -1,4 +1,4 @@
-"""A folder is a study's or a group's: neither ever writes into the record of the other."""
+"""A folder belongs to a study or to a group. Neither ever writes into the other's record."""
 
 from pathlib import Path
 
@@ -36,8 +36,7 @@ def test_a_group_does_not_begin_in_a_study(tmp_path: Path, without: str) -> None
 
 
 def test_a_table_beside_a_study_of_its_name_leaves_that_alone(tmp_path: Path) -> None:
-    """Settings A and C under names of their own, which begin as that of a study does that has
-    nothing to do with them."""
+    """Settings A and C are the studies `toy-A` and `toy-C`. Study `toy` is unrelated to them."""
     finished(tmp_path, 1)
     before = (tmp_path / "toy/events.jsonl").read_bytes()
     write_setting(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})

@@ -22,8 +22,8 @@ def trials_of(storage: JournalStorage) -> list[optuna.trial.FrozenTrial]:
 
 
 def search(storage: JournalStorage) -> optuna.Study:
-    """What touches every kind of record: queue, parameters of each type, values, attributes,
-    pruning, failure."""
+    """Make every kind of record: queue, parameters of each type, values, attributes, pruning,
+    failure."""
     study = optuna.create_study(
         storage=storage,
         study_name="s",
@@ -105,7 +105,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError, match="No space left on device"):
             journal.append_logs([{"b": 2}])
     assert (tmp_path / "j").read_bytes() == b'{"a":1}\n'
-    journal.append_logs([{"c": 3}])  # there is room again: in order, none missing
+    journal.append_logs([{"c": 3}])  # there is room again: all records, in order
     assert (tmp_path / "j").read_bytes() == b'{"a":1}\n{"b":2}\n{"c":3}\n'
 
 
@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_journal(tmp_path: Path) -> None:
 def test_killed_in_the_middle_of_a_write(
     tmp_path: Path, die_at: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the write a beginning has reached the disk, torn anywhere. The study then ends as if
+    """Only the beginning of a write has reached the disk, torn anywhere. The study then ends as if
     nothing had happened."""
     whole = finished(tmp_path / "whole", 3)
     original, count = AppendOnlyFile.append_lines, 0

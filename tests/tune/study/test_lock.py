@@ -1,4 +1,4 @@
-"""A study is seen to be in use, also by who may only read its folder."""
+"""It is visible that a study is in use, even to someone who may only read its folder."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from tune.study.lock import StudyInUse, is_in_use, last_command, locked
 
 @pytest.fixture
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lock files cannot be opened for writing, as on somebody else's disk; root may write all."""
+    """Make lock files unwritable, as on someone else's disk (root may write everywhere)."""
 
     def refuse(self: FileLock, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -57,7 +57,7 @@ def test_a_disk_without_locks_shows_none(
 
 
 DEAD = 2**22 + 1
-"""Linux numbers no process so high."""
+"""A process id that Linux never gives."""
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", "{}", '{"pid": "", "host": "here"}'])

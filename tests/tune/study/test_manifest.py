@@ -1,4 +1,4 @@
-"""Manifests that cannot be read, that are of earlier versions, and whose code has changed."""
+"""Manifests that cannot be read, that come from earlier versions, or whose code has changed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from tune.study.manifest import Manifest, read_manifest, with_earlier_values
 
 
 def with_code(sha256: str, lines: int, **more: Any) -> Manifest:
-    """A manifest whose file has so many lines, each of which says the digest."""
+    """A manifest whose code has this many lines, each of which names the digest."""
     text = "".join(f"{sha256} {number}\n" for number in range(lines))
     code = {"path": "mine.py", "variable": "M", "sha256": sha256, "text": text, "top": 1}
     return manifest(code=code | more)
@@ -67,8 +67,8 @@ def test_studies_from_before_average_no_weights_and_judge_by_the_first_rules() -
 
 
 def test_what_an_earlier_config_lacked_is_what_it_did() -> None:
-    """Predictions of a segmenter were not averaged; schedules with restarts had the values that are
-    their defaults."""
+    """A segmenter's predictions were not averaged. Schedules with restarts had the values that are
+    now their defaults."""
     segmenter = with_earlier_values({"data.limit": 0, "model.name": "unet"})
     assert (segmenter["eval.scales"], segmenter["eval.flip"]) == ("1", False)
     known = flatten(ScheduleConfig())

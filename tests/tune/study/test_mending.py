@@ -1,5 +1,5 @@
-"""A record that does not agree with itself: what either file knows is written back to the other,
-and the advice of error messages does what it says."""
+"""A record that contradicts itself: what one file knows is written back to the other, and the
+advice of error messages works."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def lines_of(root: Path, name: str = "events.jsonl") -> list[bytes]:
 
 
 def keep(root: Path, wanted: Callable[[dict[str, Any]], bool], name: str = "events.jsonl") -> int:
-    """Delete the other lines of a file; their number."""
+    """Keep only the wanted lines of a file, and return the number of deleted ones."""
     lines = lines_of(root, name)
     kept = [line for line in lines if wanted(json.loads(line))]
     (root / "toy" / name).write_bytes(b"".join(kept))
@@ -63,7 +63,7 @@ def test_a_whole_record_is_left_alone(tmp_path: Path, whole: Path) -> None:
     journal = lines_of(tmp_path, "study.journal")
     wanted = lines_of(whole, "study.journal")
     assert journal[: len(wanted)] == wanted
-    assert len(journal) == len(wanted) + 1  # Optuna's own record of an opening
+    assert len(journal) == len(wanted) + 1  # Optuna's own record of the opening
 
 
 @pytest.mark.parametrize("kind", ["end", "report", "start"])
@@ -74,7 +74,7 @@ def test_lines_that_were_deleted_are_written_back(tmp_path: Path, whole: Path, k
     deleted = keep(tmp_path, others)
     study = opened(tmp_path)
     (note,) = study.notes
-    if kind != "start":  # a start is known by what follows it
+    if kind != "start":  # later events imply the start
         assert f"{deleted} x {kind}" in note
         assert "of each epoch only val/top1" in note
     assert told(tmp_path) == told(whole)
@@ -82,7 +82,7 @@ def test_lines_that_were_deleted_are_written_back(tmp_path: Path, whole: Path, k
 
 
 def test_a_log_of_an_earlier_copy_is_completed(tmp_path: Path, whole: Path) -> None:
-    """As after a restore of the log alone: the journal has trials that the log never heard of."""
+    """As after a restore of the log alone: the journal has trials that the log lacks."""
     ends = [n for n, e in enumerate(events(tmp_path)) if e["event"] == "end"]
     (tmp_path / "toy/events.jsonl").write_bytes(b"".join(lines_of(tmp_path)[: ends[1] + 1]))
     study = opened(tmp_path)
@@ -115,7 +115,7 @@ def test_a_journal_that_was_deleted_is_made_anew(tmp_path: Path, whole: Path) ->
 def test_the_advice_about_a_damaged_line_is_right(
     tmp_path: Path, whole: Path, damage: bytes
 ) -> None:
-    """Done word for word, it gives the study as it was."""
+    """Followed word for word, it brings back the study as it was."""
     ends = [n for n, e in enumerate(events(tmp_path)) if e["event"] == "end" and e["trial"] == 2]
     lines = lines_of(tmp_path)
     lines[ends[0]] = damage + lines[ends[0]][1:-2] + b"\n"
@@ -132,7 +132,7 @@ def test_the_advice_about_a_damaged_line_is_right(
 
 
 def test_a_trial_that_runs_is_not_taken_for_damage(tmp_path: Path, whole: Path) -> None:
-    """Of every prefix that a kill can leave, the log ahead of the journal by one record."""
+    """The log may be ahead of the journal by one record, which a kill explains."""
     journal = lines_of(whole, "study.journal")
     values = [n for n, line in enumerate(journal) if b'"intermediate_value"' in line]
     path = tmp_path / "toy/study.journal"
@@ -149,7 +149,7 @@ def test_a_trial_that_runs_is_not_taken_for_damage(tmp_path: Path, whole: Path) 
 def test_a_kill_explains_one_epoch_that_an_open_trial_lacks(
     tmp_path: Path, whole: Path, kept: int, is_damage: bool
 ) -> None:
-    """Trial 3 has reported three epochs, and the journal has fewer."""
+    """Trial 3 has reported three epochs, but the journal has fewer."""
     third = [e["event"] == "report" and (e["trial"], e["epoch"]) == (3, 3) for e in events(whole)]
     log = lines_of(whole)[: third.index(True) + 1]
     (tmp_path / "toy/events.jsonl").write_bytes(b"".join(log))
@@ -164,7 +164,7 @@ def test_a_kill_explains_one_epoch_that_an_open_trial_lacks(
 
 
 def test_a_log_without_its_first_event_gets_it_back(tmp_path: Path, whole: Path) -> None:
-    """It says what the study is; places that show it read it first."""
+    """It identifies the study, and destinations such as MLflow read it first."""
     assert keep(tmp_path, lambda event: event["event"] != "study") == 1
     study = opened(tmp_path)
     assert "events.jsonl lacked its first event: MLflow shows the study as a new one" in study.notes
@@ -176,7 +176,7 @@ def test_a_log_without_its_first_event_gets_it_back(tmp_path: Path, whole: Path)
 
 
 def test_export_refuses_what_show_would_contradict(tmp_path: Path, whole: Path) -> None:
-    """A log that has lost the best trial names another one."""
+    """A log that has lost the best trial would name another one."""
     best = read_record(whole / "toy").best_number()
     keep(tmp_path, lambda event: event["event"] != "end" or event["trial"] != best)
     record = read_record(tmp_path / "toy")
@@ -185,14 +185,15 @@ def test_export_refuses_what_show_would_contradict(tmp_path: Path, whole: Path) 
         UserError, match=rf"what study.journal has of trial {best}, so another.*again"
     ):
         check_whole(record)
-    opened(tmp_path)  # what it says
+    opened(tmp_path)  # follow the advice
     record = read_record(tmp_path / "toy")
     check_whole(record)
     assert record.best_number() == best
 
 
 def lose_a_parameter(root: Path) -> None:
-    """Delete the line of trial 1's learning rate from the journal: a repeat would have another."""
+    """Delete the line of trial 1's learning rate from the journal. A repeat would use another
+    one."""
     mine = {"op_code": 5, "trial_id": 1, "param_name": "optim.lr"}
     lost = keep(root, lambda record: any(record.get(k) != v for k, v in mine.items()), JOURNAL)
     assert lost == 1
@@ -259,7 +260,7 @@ def test_an_edited_manifest_names_the_value(
 
 
 def test_another_objective_in_the_manifest_is_refused(call: Call) -> None:
-    """Its trials would wait for a metric that none on record has."""
+    """Its trials would wait for a metric that no trial on record has."""
     command = ("toy", "--local", "--repeats", "0", "--set", "train.epochs=1", "--trials")
     assert call(*command, "1").code == 0
     path = Path("runs/toy/study.json")
@@ -297,7 +298,7 @@ def test_a_manifest_that_lost_a_line_says_which(
 def test_a_hole_in_the_journal_is_told_with_what_fills_it(
     tmp_path: Path, whole: Path, key: str
 ) -> None:
-    """Of trial 0, whose parameters are the default's: it was trained as it is on record."""
+    """The hole is in trial 0, which was trained with the default's parameters, as is on record."""
     kept = iter([False])
     mine = lambda record: record.get("trial_id") == 0 and key in record  # noqa: E731
     assert keep(tmp_path, lambda record: not mine(record) or next(kept, True), JOURNAL) == 1

@@ -1,5 +1,5 @@
 """Every sampler and pruner keeps the promises of a study: after a kill at any write it continues as
-it would have without, a stop is on record, and a study keeps the method that it began with."""
+if never killed, a stop is on record, and a study keeps the method that it began with."""
 
 from dataclasses import replace
 from itertools import product
@@ -23,7 +23,7 @@ SAMPLERS = [name for name in SAMPLER_NAMES if name != "grid"]
 
 
 def space(trial: Any, preset: str) -> None:
-    """A choice, a range that depends on it, a plain one, integers, a range with a condition."""
+    """A choice, a range that depends on it, a plain range, integers, a conditional range."""
     name = trial.suggest_categorical("optim.name", ["sgd", "adam"])
     low, high = {"sgd": (1e-3, 1.0), "adam": (1e-4, 1e-1)}[name]
     trial.suggest_float("optim.lr", low, high, log=True)
@@ -44,12 +44,12 @@ SMALL = replace(TOY, space=small)
 
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine goes down here: what is written is there for the next process."""
+    """Skip fsync: no machine loses power here, so the next process finds what was written."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
 
 
 SLOW = {"gp"}
-"""A suggestion takes most of a second."""
+"""Samplers that take most of a second per suggestion."""
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_study_of_a_grid_equals_the_one_that_is_never_killed(tmp_path: Path)
     trials = check_kills(tmp_path, SMALL, 20, play, range(5, 40, 7), rules=rules)
     names, rates = ["sgd", "adam"], [0.0, 0.1, 0.2, 0.3, 0.4]
     found = [(trial.params["optim.name"], trial.params["dropout"]) for trial in trials]
-    assert found[0] == ("sgd", 0.2)  # the default, which is on the grid
+    assert found[0] == ("sgd", 0.2)  # the default, which lies on the grid
     assert sorted(found) == sorted(product(names, rates))
     assert found[1:] != sorted(found[1:])
 
@@ -100,7 +100,7 @@ def test_the_study_of_each_pruner_equals_the_one_that_is_never_killed(
 def test_a_trained_study_equals_the_one_that_is_never_killed(
     tmp_path: Path, sampler: str, pruner: str
 ) -> None:
-    """With real trainings, in this process."""
+    """Real trainings in this process."""
 
     def run(study: Study) -> None:
         search_locally(study, WIDE)
@@ -111,8 +111,7 @@ def test_a_trained_study_equals_the_one_that_is_never_killed(
 
 @pytest.mark.slow
 def test_a_draw_of_the_gaussian_process_leaves_nothing_behind() -> None:
-    """Optuna's keeps the last kernel as the start of the next,
-    which a restart loses."""
+    """Optuna's own sampler starts from the last kernel, which a restart loses."""
     study = optuna.create_study(direction="maximize", sampler=make_sampler("gp", 0, []))
     for number in range(11):
         trial = study.ask()
@@ -127,7 +126,7 @@ def test_a_draw_of_the_gaussian_process_leaves_nothing_behind() -> None:
     first = draw()
     assert draw() == first
     joint = study.sampler.infer_relative_search_space(study, study.trials[-1])
-    # A range that depends on the optimizer is modelled too; one with a condition is not.
+    # A range that depends on the optimizer is modelled too, a conditional range is not.
     assert set(joint) == {
         "optim.name",
         "optim.lr",

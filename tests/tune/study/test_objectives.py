@@ -1,5 +1,5 @@
 """Several objectives: their values, the front against Optuna's, draws, kills, repeats and verdicts
-of named points, and what the pages say."""
+of named points, and what the pages print."""
 
 import re
 from dataclasses import replace
@@ -73,12 +73,12 @@ def test_objectives_are_read_as_they_are_typed() -> None:
     assert str(parse_objective("-parameters")) == "-model/parameters"
     assert parse_objectives(["top1", "-hours"], "val/top1") == ["val/top1", "-time/hours"]
     assert parse_objectives(["top1"], "val/top1") is None
-    # a loss of a function is maximized with its sign changed
+    # a function's loss is maximized with its sign changed
     assert parse_objectives(["-loss", "-seconds"], "val/-loss") == ["val/-loss", "-val/seconds"]
     assert parse_objective("-latency") == Objective("model/latency_ms", minimized=True)
     assert measured_at_the_end([TOP1, TIME]) == []
     assert measured_at_the_end([TOP1, parse_objective("-latency")]) == ["model/latency_ms"]
-    # what a function reports under that name, as nothing is known of its network
+    # metrics that a function reports under these names, because nothing is known of its network
     own = parse_objectives(["top1", "-latency", "-hours"], "val/top1", function=True)
     assert own == ["val/top1", "-val/latency", "-time/hours"]
     with pytest.raises(UserError, match="the first objective chooses the epoch of a trial"):
@@ -88,7 +88,7 @@ def test_objectives_are_read_as_they_are_typed() -> None:
 
 
 def test_a_function_takes_several_objectives_and_no_other_single_one() -> None:
-    """Its own objective is in its file."""
+    """Its own objective is set in its file."""
     several = Options(experiment="mine.py", objective=["accuracy", "-seconds"])
     mine = function_experiment(
         lambda config, run: None, objective="accuracy", space={"lr": (0.1, 1.0)}, name="mine"
@@ -114,8 +114,8 @@ def measured(metric: str, outcome: Outcome) -> Outcome:
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        ("time/epoch_s", 4.0),  # the mean
-        ("val/f1", 0.45),  # of the best epoch
+        ("time/epoch_s", 4.0),  # the mean over epochs
+        ("val/f1", 0.45),  # at the best epoch
         ("model/parameters", 7.0),
         ("time/hours", 12 / 3600),
         ("time/cpu_hours", 2 * 36 / 3600),
@@ -130,7 +130,7 @@ def test_the_value_of_an_objective(metric: str, expected: float) -> None:
 
 
 def test_an_objective_that_is_no_metric_ends_the_run_at_the_first_report(tmp_path: Path) -> None:
-    """Otherwise every trial would be trained to its end, and fail there."""
+    """Otherwise every trial would train to its end and fail there."""
     wrong = SEVERAL | {"objectives": ["val/top1", "-time/epoc_s"]}
     study = open_made_up(tmp_path, QUICK, 2, **wrong)
     with pytest.raises(StudyEnds, match=r"no such metric; did you mean 'time/epoch_s'\?"):
@@ -155,7 +155,7 @@ def test_the_front_is_optunas(seed: int) -> None:
     expected = {tuple(trial.values) for trial in study.best_trials}
     front = front_of(points, objectives)
     assert {tuple(values[number]) for number in front} == expected
-    assert len(front) == len(expected)  # of equal ones the first
+    assert len(front) == len(expected)  # equal points count once
     assert [points[n]["a"] for n in front] == sorted((points[n]["a"] for n in front), reverse=True)
 
 
@@ -169,7 +169,7 @@ def test_points_with_a_name() -> None:
 
 
 def test_draws_of_several_objectives_are_optunas() -> None:
-    """The study's storage has the first objective alone; Optuna's own study has both."""
+    """The study's storage has only the first objective. Optuna's own study has both."""
     unit = FloatDistribution(0.0, 1.0)
     ours = optuna.create_study(direction="maximize")
     theirs = optuna.create_study(directions=["maximize", "maximize"])
@@ -202,7 +202,7 @@ def test_a_study_of_several_objectives_equals_the_one_that_is_never_killed(tmp_p
 
 
 def test_the_balanced_point_is_nearest_to_the_best_of_all_objectives() -> None:
-    """Euclidean distance; by the sum of what each objective gives away it would be point 3."""
+    """The distance is Euclidean. The sum of what each objective gives up would choose point 3."""
     values = {0: (1.0, 10.0), 1: (0.0, 0.0), 2: (0.5, 5.0), 3: (0.1, 0.3), 4: (0.85, 8.0)}
     points = {
         number: {TOP1.metric: top1, TIME.metric: seconds}

@@ -1,5 +1,5 @@
-"""The record that is read from a study's log: of studies that run, that were resumed, and that lost
-processes."""
+"""The record that is read from a study's log, for studies that run, that were resumed, and that
+lost processes."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def log(root: Path, *told: dict[str, Any]) -> None:
 
 
 def test_a_process_that_was_lost_before_it_began_has_kept_nothing(tmp_path: Path) -> None:
-    """The end of a trial that never started is no time since 1970."""
+    """The end of a trial that never started must not count as time since 1970."""
     open_study(tmp_path, 1).close()
     log(
         tmp_path,
@@ -79,7 +79,7 @@ def test_a_trial_that_still_runs_has_saved_no_epochs(tmp_path: Path) -> None:
 
 
 def test_the_running_study_knows_what_its_log_says(tmp_path: Path) -> None:
-    """The events that a study applies as it writes them lead to the state of a reader."""
+    """A study applies events as it writes them, and reaches the same state as a reader."""
     study = open_study(tmp_path, 4, repeats=1, base={"train.epochs": 6})
     search_locally(study, TOY)
     study.summarize({"test/x": 1.0}, verdict="better")

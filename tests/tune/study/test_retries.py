@@ -1,4 +1,4 @@
-"""`--retry-failed`: a failed run is trained again under its number, and counts in its place."""
+"""With `--retry-failed` a failed run is trained again under its number, and counts in its place."""
 
 import json
 import shutil
@@ -111,7 +111,7 @@ def test_a_retry_equals_the_trial_that_never_failed(
 def test_a_retry_survives_a_kill_at_every_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
-    """The log's `retry` events come first, then the journal's records."""
+    """The log's `retry` events are written first, then the journal's records."""
     search(monkeypatch, tmp_path, {WorkId(1), WorkId(2)})
     journal = tmp_path / "toy/study.journal"
     before = journal.read_bytes()
@@ -128,7 +128,7 @@ def test_a_retry_survives_a_kill_at_every_write(
         with pytest.raises(KeyboardInterrupt):
             search(monkeypatch, tmp_path, set(), retry=True)
 
-    study = search(monkeypatch, tmp_path, set())  # the option is not needed any more
+    study = search(monkeypatch, tmp_path, set())  # the option need not be given again
     assert study.finished() == TRIALS
     assert "FAIL" not in states(tmp_path).values()
     retries = [e["trial"] for e in events(tmp_path) if e["event"] == "retry"]
@@ -177,7 +177,7 @@ def test_a_failed_baseline_is_computed_again(
 def test_optunas_own_backend_reads_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It shows the trial as failed, which is what it takes for final; the others are as here."""
+    """It shows the trial as failed, because it takes that state for final. The others are equal."""
     search(monkeypatch, tmp_path, {WorkId(2)})
     search(monkeypatch, tmp_path, set(), retry=True)
     path = tmp_path / "toy/study.journal"
@@ -192,7 +192,7 @@ def test_optunas_own_backend_reads_the_journal(
 
 
 def test_a_journal_only_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its copy in an object store is written by appending."""
+    """Its copy in an object store can only be appended to."""
     search(monkeypatch, tmp_path, {WorkId(2)})
     before = (tmp_path / "toy/study.journal").read_bytes()
     search(monkeypatch, tmp_path, set(), retry=True)
@@ -219,7 +219,7 @@ def test_the_projection_shows_the_last_attempt(
 def test_a_copy_of_the_folder_continues_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Draws after a retry are those that another machine would draw."""
+    """After a retry another machine would draw the same."""
     search(monkeypatch, tmp_path, {WorkId(1)})
     shutil.copytree(tmp_path / "toy", tmp_path / "other/toy")
     found = []
@@ -246,7 +246,7 @@ def test_epochs_of_the_failed_attempt_are_not_those_of_the_retry(
 def test_a_second_process_of_a_comparison_tries_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It began when the first did, which has tried the trials again, and they have failed again."""
+    """It began together with the first, which has retried the trials. They failed again."""
     began = now()
     search(monkeypatch, tmp_path, {WorkId(1)})
     study = Study.open(tmp_path / "toy", TOY, manifest(), trials=TRIALS, repeats=0, retry=began - 1)

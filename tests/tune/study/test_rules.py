@@ -1,4 +1,4 @@
-"""The rules that say what is repeated, under which seeds, and what the answer is."""
+"""The rules for what is repeated, under which seeds, and what the answer is."""
 
 import json
 from dataclasses import asdict
@@ -29,23 +29,23 @@ from tune.study.work import Outcome, Work
 
 
 def test_leaders_below_the_default_are_left_out() -> None:
-    """The best is always repeated; others only where they beat the default."""
+    """The best is always repeated, others only if they beat the default."""
     assert leaders({0: 0.5, 1: 0.7, 2: 0.6, 3: 0.4}, 3) == [1, 2]
-    assert leaders({0: 0.5, 1: 0.7, 2: 0.5}, 3) == [1]  # equal is not better
+    assert leaders({0: 0.5, 1: 0.7, 2: 0.5}, 3) == [1]  # a tie does not beat the default
     assert leaders({0: 0.9, 1: 0.7, 2: 0.6}, 3) == [0]
-    assert leaders({1: 0.3, 2: 0.3, 3: 0.2}, 2) == [1, 2]  # no default among them
+    assert leaders({1: 0.3, 2: 0.3, 3: 0.2}, 2) == [1, 2]  # trial 0, the default, has not completed
     assert leaders({}, 3) == []
 
 
 def test_finalists_are_chosen_by_their_repeats() -> None:
-    """Repeats of a leader below the default, from a study with another `top`, do not choose."""
+    """Repeats of a leader below the default, from a study with another `top`, do not count."""
     rule = RepeatRule(FINALISTS, top=3)
     completed = {0: 0.5, 1: 0.7, 2: 0.4, 3: 0.6}
     finals = {(1, 1000): {"best/val": 0.6}, (2, 1000): {"best/val": 0.9}}
     assert rule.answer(completed, finals, "val") == 1
     finals = {(1, 1000): {"best/val": 0.6}, (3, 1000): {"best/val": 0.65}}
     assert rule.answer(completed, finals, "val") == 3
-    # a lost seed of one finalist takes that seed from the others
+    # a seed that one finalist lacks does not count for the others either
     finals[1, 1001] = {"best/val": 0.9}
     assert rule.answer(completed, finals, "val") == 3
     assert rule.repeated(completed) == [0, 1, 3]
@@ -56,13 +56,13 @@ def test_finalists_are_chosen_by_their_repeats() -> None:
 
 
 def test_a_pair_is_the_default_and_the_best_other_trial() -> None:
-    """Validation chooses; repeats never do."""
+    """Validation chooses the trial, its repeats never do."""
     rule = RepeatRule(PAIR)
     completed = {0: 0.5, 1: 0.7, 2: 0.6}
     luckier = {(2, 7): {"best/val": 0.9}, (1, 7): {"best/val": 0.1}}
     assert rule.answer(completed, luckier, "val") == 1
     assert rule.repeated(completed) == [0, 1]
-    # the default is never declared the best on one validation score
+    # if the default leads on validation, it is still repeated beside the best other trial
     default_leads = {0: 0.8, 1: 0.7, 2: 0.6}
     assert rule.answer(default_leads, {}, "val") == 0
     assert rule.repeated(default_leads) == [0, 1]
@@ -97,7 +97,7 @@ def test_seeds_of_different_studies_never_meet() -> None:
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
-    # SHA-256 of "ssl 0", "repeat", "0", line by line, by `sha256sum`
+    # SHA-256 of "ssl 0", "repeat", "0", one per line, computed by `sha256sum`
     assert derived_seed("ssl 0", "repeat", 0) == 0xE5432445
 
 
@@ -119,8 +119,8 @@ def test_a_new_study_repeats_the_pair_and_keeps_its_number(tmp_path: Path) -> No
 
 
 def test_studies_keep_the_rules_that_they_began_with(tmp_path: Path) -> None:
-    """A manifest without rules is one of the first version: repeats of three finalists under
-    seeds from 1000 on."""
+    """A manifest without rules comes from the first version: repeats of three finalists under seeds
+    from 1000 on."""
     path = tmp_path / "toy" / "study.json"
     path.parent.mkdir()
     old = asdict(manifest())
@@ -150,8 +150,8 @@ def test_rules_of_a_later_version_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_repeats_are_a_second_look(tmp_path: Path) -> None:
-    """The same runs give the same verdict however often it is stated; more runs another, at a
-    stricter level."""
+    """The same runs give the same verdict, however often it is stated. More runs give another one,
+    at a stricter level."""
 
     def concluded(trials: int, repeats: int) -> Study:
         study = open_study(tmp_path, trials, repeats, base=POOR)
@@ -181,7 +181,7 @@ def test_a_search_without_repeats_is_no_look(tmp_path: Path) -> None:
 
 
 def _finish_by_hand(study: Study, fate: dict[int, list[Outcome]]) -> None:
-    """Run a study whose repeats end as told, trial by trial, in the order of their starts."""
+    """Run a study whose repeats end as given, trial by trial, in the order of their starts."""
     while True:
         work = study.next_work()
         if not isinstance(work, Work):
@@ -216,7 +216,7 @@ def test_a_repeat_that_fails_is_trained_again(tmp_path: Path) -> None:
     other = [_scored(0.6), lost, lost, lost]
     _finish_by_hand(study, {0: default, 1: other})
     study.close()
-    # the third failure of one repeat is the last: it says so instead of judging on less
+    # a repeat that fails three times is given up, and the claim says so instead of judging on less
     record = read_record(tmp_path / "toy")
     states = [run.state for (number, _), run in record.repeats.items() if number == 1]
     assert sorted(states) == ["COMPLETE", "FAIL"]
@@ -261,7 +261,7 @@ def test_a_test_metric_that_is_no_number_decides_nothing(tmp_path: Path) -> None
 
 
 def test_a_loser_that_loses_a_seed_takes_nothing_from_the_others(tmp_path: Path) -> None:
-    """The pairs that are left are not the verdict: all runs of both sides are (Welch)."""
+    """The verdict does not rest on the remaining pairs but on all runs of both sides (Welch)."""
     lost = Outcome("FAIL", reason="RuntimeError")
     study = open_study(tmp_path, 2, 3)
     default = [_scored(0.50), _scored(0.52), lost, lost, lost]
@@ -298,7 +298,7 @@ def test_a_verdict_names_the_better_one(tmp_path: Path, scores: list[float], out
 def test_an_interval_without_0_that_decides_nothing_says_what_is_asked(
     tmp_path: Path, lead: float, is_told: bool
 ) -> None:
-    """Of three pairs, t is lead / (0.01 / sqrt 3): p is 0.045, 0.024 and 0.106."""
+    """With three pairs, t is lead / (0.01 / sqrt 3), and p is 0.045, 0.024 or 0.106."""
     study = open_study(tmp_path, 2, 3)
     default = [0.50, 0.52, 0.51]
     trial = [0.50 + lead - 0.01, 0.52 + lead, 0.51 + lead + 0.01]
@@ -334,7 +334,7 @@ def test_a_functions_study_without_a_verdict_says_why(
 
 
 def test_a_function_with_one_repeat_lacks_repeats(tmp_path: Path) -> None:
-    """One value each tells nothing about the noise, not that there is none."""
+    """One value each says nothing about the noise. It does not mean that there is none."""
     study = open_study(tmp_path, 2, 1, function=True)
     _finish_by_hand(study, {0: [_scored(0.5)], 1: [_scored(0.6)]})
     study.close()

@@ -1,4 +1,4 @@
-"""`config.json` of a run after a power cut, which takes what was not brought to the disk."""
+"""A run's `config.json` after a power cut, which takes whatever was not synced."""
 
 from pathlib import Path
 

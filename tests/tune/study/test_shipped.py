@@ -1,4 +1,4 @@
-"""`--warm-start shipped`: priors that ship are valid today, and begin a study as an earlier one
+"""`--warm-start shipped`: the shipped priors are valid today, and begin a study as an earlier study
 would."""
 
 import json
@@ -50,7 +50,7 @@ def begun(storage: Path, name: str = "new", experiment: Experiment = TOY, **pins
 
 
 def searched_by(prior: Prior) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment that a prior is for, with its space, and the default there."""
+    """The experiment that a prior is for, with its space, and the default in it."""
     experiment = EXPERIMENTS[prior.experiment]
     for setting in SETTINGS.values():
         if experiment.name == "classify" and prior.where.items() <= setting.values.items():
@@ -61,7 +61,7 @@ def searched_by(prior: Prior) -> tuple[Experiment, dict[str, Any]]:
 
 
 def misfits(prior: Prior, experiment: Experiment, base: Mapping[str, Any]) -> list[str]:
-    """Values that the space would not have drawn."""
+    """Values that the space could not have drawn."""
     found = []
     for point in prior.points:
         config = {**base, **point["config"]}
@@ -96,7 +96,7 @@ def test_the_file_is_what_its_script_makes() -> None:
     made = json.loads(json.dumps(make()))
     for prior in [*found, *made]:
         for source in prior["sources"].values():
-            source.pop("commit")  # a copy without the history does not know it
+            source.pop("commit")  # a copy without Git history cannot know it
     assert found == made
 
 
@@ -106,10 +106,10 @@ def test_configurations_are_chosen_by_all_data_sets_and_are_apart() -> None:
     one = [(near, 1.0), ({**near, "lr": 0.15}, 0.9), (far, 0.5), ({"name": "x"}, 0.0)]
     other = [(near, 0.2), ({**near, "lr": 0.15}, 0.3), (far, 0.25), ({"kind": "y"}, 0.1)]
     chosen = choose({"one": one, "other": other})
-    # .15 and .1 are alike: the mean of both data sets is higher for .15
+    # .15 and .1 are similar, and .15 has the higher mean over both data sets
     assert [point["config"] for point in chosen[:2]] == [{**near, "lr": 0.15}, far]
     assert chosen[0]["values"] == {"one": 0.9, "other": 0.3}
-    # then those of one data set, a data set after the other
+    # then those of a single data set, one data set after the other
     assert [point["config"] for point in chosen[2:]] == [{"kind": "y"}]
 
 
@@ -132,7 +132,7 @@ def test_points_come_in_turn_as_those_of_a_study(
         assert "the priors were learnt on blobs too: what they gain here" in shown.out
     assert "Warm start from shipped: val/top1 of trial 1 (in training 0.9000 on dots)" in said.out
 
-    # Another version ships others: the study keeps what it began with.
+    # If another version ships other points, the study keeps those that it began with.
     ships(monkeypatch, replace(FOUND, points=FOUND.points[::-1]))
     assert call(*LOCAL_TOY, "5", "--warm-start", "shipped").code == 0
     start = read_manifest(tmp_path / "runs/toy/study.json").warm_start
@@ -156,7 +156,7 @@ def test_a_study_killed_between_the_points_resumes_with_them(
         killed = finish(
             tmp_path / "killed", trials, base=POOR, warm_start=begun(tmp_path / "killed", "toy")
         )
-        ships(monkeypatch)  # none any more
+        ships(monkeypatch)  # nothing ships any more
     assert [trial.params for trial in killed.frozen_trials()] == [
         trial.params for trial in whole.frozen_trials()
     ]

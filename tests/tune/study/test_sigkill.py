@@ -1,5 +1,5 @@
-"""Every sampler beside every pruner, in processes that SIGKILL really ends: the study equals the
-one that is never killed. The trials are those of a function, some dozens in a second."""
+"""Every sampler with every pruner, in processes that SIGKILL really ends. The study equals one that
+is never killed. Its trials come from a function and take milliseconds."""
 
 import math
 import os
@@ -34,15 +34,16 @@ EPOCHS = 9
 TRIALS = 12
 KILLS = 6
 SLOW = {"gp": 11}
-"""Sampler -> trials, where a draw takes most of a second: it models from the eleventh on."""
+"""Sampler -> trials, if a draw takes most of a second (it models from the eleventh trial on)."""
 
 
 def train(config: dict[str, Any], run: Any) -> None:
-    """A curve that rises later with a larger batch, best at a rate of .05 without dropout."""
+    """A curve that rises later with a larger batch, and is best at a learning rate of .05 without
+    dropout."""
     saved = run.load() or {"sum": 0.0}
     end = 1 - abs(math.log10(config["lr"]) + 1.3) / 4 - config["dropout"]
     for epoch in run.epochs(EPOCHS):
-        saved["sum"] += random.random()  # of the epoch, whatever was killed
+        saved["sum"] += random.random()  # a function of the epoch, whatever was killed
         run.save(**saved)
         value = end * (epoch + 1) / (epoch + 1 + config["batch"] / 10)
         run.report(accuracy=value, noise=saved["sum"])
@@ -89,7 +90,7 @@ def open_study(root: Path, sampler: str, pruner: str) -> Study:
 
 
 def start(root: Path, sampler: str, pruner: str) -> int:
-    """Begin or resume the study in a process of its own, and return its id."""
+    """Begin or resume the study in a subprocess, and return its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -104,7 +105,7 @@ def start(root: Path, sampler: str, pruner: str) -> int:
 
 
 def finish(root: Path, sampler: str, pruner: str) -> float:
-    """Run the study to its end, and return the seconds that it takes."""
+    """Run the study to its end, and return the seconds that it took."""
     began = time.monotonic()
     _, status = os.waitpid(start(root, sampler, pruner), 0)
     assert status == 0
@@ -112,8 +113,8 @@ def finish(root: Path, sampler: str, pruner: str) -> float:
 
 
 def kill_and_finish(root: Path, sampler: str, pruner: str, seconds: float) -> int:
-    """Kill the study again and again, at random moments of its life, then let it come to its end;
-    returns the number of processes that were killed."""
+    """Kill the study again and again at random moments, then let it reach its end. Return the
+    number of killed processes."""
     moments = random.Random(f"{sampler} {pruner}")
     killed = 0
     for _ in range(KILLS):
@@ -127,14 +128,14 @@ def kill_and_finish(root: Path, sampler: str, pruner: str, seconds: float) -> in
 
 
 def trials_of(root: Path) -> list[FrozenTrial]:
-    """All trials, by Optuna's own backend."""
+    """All trials, read by Optuna's own backend."""
     storage = JournalStorage(JournalFileBackend(str(root / "killed" / "study.journal")))
     (study,) = storage.get_all_studies()
     return storage.get_all_trials(study._study_id)
 
 
 def told(root: Path) -> Iterator[tuple[Any, ...]]:
-    """What the log has of every run, without times."""
+    """Everything that the log has of each run, except times."""
     record = read_record(root / "killed")
     runs: dict[Any, Any] = {**record.trials, **record.repeats}
     for key, run in sorted(runs.items(), key=lambda item: str(item[0])):

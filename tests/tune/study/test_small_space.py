@@ -1,5 +1,5 @@
-"""Spaces with few configurations: each is tried once, the search stops when none is left, and equal
-configurations are one result. Against products of the choices."""
+"""Spaces with few configurations, against products of the choices. Each configuration is tried
+once, the search stops when none is left, and equal configurations are one result."""
 
 from dataclasses import replace
 from itertools import product
@@ -87,8 +87,7 @@ def test_branches_with_real_numbers_are_not_counted() -> None:
 
 
 def test_a_branch_of_few_configurations_is_not_drawn_twice(tmp_path: Path) -> None:
-    """Of the two schedules one has a warm-up, a real number; the other is the default and nothing
-    else."""
+    """One of the two schedules has a warm-up, a real number. The other is only the default."""
     pins = {"optim.lr": 0.1}
     described = as_json(describe(TOY.space, "tiny", pins))
 
@@ -138,7 +137,7 @@ def test_random_draws_lie_in_the_space() -> None:
 
 def test_each_configuration_is_tried_once_and_then_the_search_ends(tmp_path: Path) -> None:
     study = run(tmp_path, by_rate, trials=12)
-    # the default, then the order that studies of earlier builds continue in
+    # the default, then the order that studies of earlier builds continue with
     assert rates(study) == [0.01, 0.03, 0.1, 1.0, 0.3]
     assert sorted(rates(study)) == RATES
     assert study.is_exhausted
@@ -165,7 +164,7 @@ def test_a_study_that_began_without_this_rule_continues_as_it_began(tmp_path: Pa
 
 
 def test_interrupted_before_the_draw_nothing_is_lost(tmp_path: Path) -> None:
-    """A kill after the enqueueing and before the trial: the waiting configuration is the next."""
+    """If a kill comes after enqueueing and before the trial, the waiting configuration is next."""
     study = open_small(tmp_path, by_rate, trials=12)
     study._database.enqueue_next({"optim.lr": 0.3})
     study.close()

@@ -39,7 +39,7 @@ def test_trials_in_total_and_extension(tmp_path: Path) -> None:
     study = finish(tmp_path, 5)
     assert [t.number for t in study.frozen_trials()] == [0, 1, 2, 3, 4]
     assert all(t.state.is_finished() for t in study.frozen_trials())
-    assert len(finish(tmp_path, 5).frozen_trials()) == 5  # the same command: nothing more to do
+    assert len(finish(tmp_path, 5).frozen_trials()) == 5  # the same command: nothing left to do
     assert len(finish(tmp_path, 8).frozen_trials()) == 8
 
 
@@ -70,7 +70,7 @@ def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storag
 def test_one_process_begins_with_the_first_trial_and_several_with_the_baseline(
     tmp_path: Path,
 ) -> None:
-    """A killed study has begun, and its baseline comes before the interrupted trial."""
+    """A killed study runs its baseline before the interrupted trial."""
     for name, trial_first in (("one", True), ("several", False)):
         study = open_study(tmp_path / name, 2)
         order = [study.next_work(trial_first) for _ in range(3)]
@@ -87,8 +87,8 @@ def test_one_process_begins_with_the_first_trial_and_several_with_the_baseline(
 
 
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
-    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et
-    al. 2020, algorithm 2)."""
+    """With rung values v_1..v_n, trial n continues iff it is among the best max(1, floor(n/4)) (Li
+    et al. 2020, algorithm 2)."""
     study = open_study(tmp_path, 30, base={"train.epochs": 18}, rules=CURRENT | {"rungs": 1})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9, 0.8]
@@ -112,8 +112,8 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
 def test_killed_at_any_event_goes_on_as_if_never_killed(
     tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process ends right after (odd) or right before (even) some event is written; the next one
-    must know neither more nor less."""
+    """The process ends right after (odd) or right before (even) some event is written. The next
+    process must know neither more nor less."""
     whole = finished(tmp_path / "whole", 4, repeats=2)
     append, count = EventLog.append, 0
 
@@ -191,7 +191,7 @@ def test_a_torn_journal_line_is_cut_off(tmp_path: Path) -> None:
 
 def test_suggestions_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
     straight = finished(tmp_path / "straight", 6)
-    for trials in range(1, 7):  # a restart before every trial
+    for trials in range(1, 7):  # restart before every trial
         stepwise = finish(tmp_path / "stepwise", trials)
     assert [t.params for t in straight.frozen_trials()] == [
         t.params for t in stepwise.frozen_trials()
@@ -206,7 +206,7 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
     assert len(study.frozen_trials()) == 5
     assert all("test/top1" in metrics for metrics in study.finals().values())
     assert study.seed not in study.repeat_seeds()
-    for event in events(tmp_path):  # the search never looks at the test split
+    for event in events(tmp_path):  # the search never reads the test split
         if event["event"] in ("report", "end") and "repeat" not in event:
             assert not any(name.startswith("test/") for name in event["metrics"])
 
@@ -244,7 +244,7 @@ def test_the_best_few_are_repeated_and_the_best_on_average_is_the_answer(tmp_pat
 def test_failed_trials_are_on_record_and_cost_only_themselves(
     tmp_path: Path, fault: str, state: str, reason: str
 ) -> None:
-    # the first rung is after what goes wrong
+    # the first rung comes after the fault
     study = finish(tmp_path, 2, base={"fault": fault, "train.epochs": 13})
     assert [t.state.name for t in study.frozen_trials()] == [state] * 2
     ends = [e for e in events(tmp_path) if e["event"] == "end"]
@@ -286,7 +286,8 @@ def test_a_baseline_that_fails_costs_itself_and_says_why(
 def test_a_metric_that_one_untrained_network_lacks_is_averaged_over_the_others(
     tmp_path: Path,
 ) -> None:
-    """As the IoU of a class that is in no mask, and that only some random networks predict."""
+    """An example is the IoU of a class that no mask contains and only some random networks
+    predict."""
 
     class Lacking(Toy):
         def validate(self) -> dict[str, float]:
@@ -304,7 +305,7 @@ def test_a_metric_that_one_untrained_network_lacks_is_averaged_over_the_others(
     assert found["baseline_std/val/seed"] == pytest.approx(seeds.std(ddof=1))
     assert found["baseline/val/only_1"] == 0.5
     assert found["baseline/val/even"] == 0.25
-    assert "baseline_std/val/only_1" not in found  # of one value
+    assert "baseline_std/val/only_1" not in found  # a single value has none
 
 
 def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:
@@ -360,11 +361,11 @@ def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
         replace(manifest(), base={**manifest().base, "aug.blur": blur}) for blur in (None, 0.5)
     )
     none.reconcile_with(tmp_path / "none.json")
-    # a value, and not the lack of one
+    # None counts as a value
     with pytest.raises(UserError, match=r"aug.blur was none, is 0.5"):
         some.reconcile_with(tmp_path / "none.json")
     assert replace(manifest(), commit="elsewhere") != manifest()
-    open_study(tmp_path, 1, commit="elsewhere").close()  # code may move on; its commit is on record
+    open_study(tmp_path, 1, commit="elsewhere").close()  # code may change; its commit is on record
 
 
 def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
@@ -400,8 +401,8 @@ def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
 
 
 def test_stops_equal_those_of_optunas_successive_halving() -> None:
-    """Same values in the same interleaved order; rungs 1 and 2 of 4 epochs, each with a peer of its
-    own, whose next rung is far."""
+    """The values come in the same interleaved order. Rungs 1 and 2 of 4 epochs each have their own
+    peer, whose next rung is out of reach."""
     rng = np.random.default_rng(0)
     ours = optuna.create_study(direction="maximize", pruner=DurableHalving(4, 1))
     peers = {
@@ -412,7 +413,7 @@ def test_stops_equal_those_of_optunas_successive_halving() -> None:
         for rung, factor in {1: 4, 2: 2}.items()
     }
     stops = dict.fromkeys(range(1, 5), 0)
-    for _ in range(10):  # ten at a time, epoch by epoch
+    for _ in range(10):  # ten trials at a time, epoch by epoch
         running = [
             (ours.ask(), {rung: peer.ask() for rung, peer in peers.items()}) for _ in range(10)
         ]

@@ -1,4 +1,4 @@
-"""Expected lengths of trials, against sums done by hand."""
+"""Expected lengths of trials, against sums worked out by hand."""
 
 import pytest
 
@@ -10,8 +10,8 @@ def test_the_default_runs_to_its_end() -> None:
 
 
 def test_the_second_trial_of_a_halving_by_three() -> None:
-    """Rungs at epochs 1, 3 and 9, from each of which one of those that have come continues."""
-    first = 1 / 2  # the default has come, too
+    """At each of the rungs 1, 3 and 9, one of the trials that have reached it continues."""
+    first = 1 / 2  # the default has reached it too
     second = 1 / (1 + first)
     third = 1 / (1 + first * second)
     length = 1 + first * (3 - 1 + second * (9 - 3 + third * (27 - 9)))
@@ -21,7 +21,7 @@ def test_the_second_trial_of_a_halving_by_three() -> None:
     assert found.expected(1) == pytest.approx(length)
     assert found.expected(1, after=9) == 27
     assert found.expected(1, after=3) == pytest.approx(9 + third * (27 - 9))
-    # one that has run to its end, beside two as expected
+    # one trial has run to its end, two are as expected
     assert found.longer({0: 27, 1: 27}) == pytest.approx((27 + 2 * length) / (3 * length))
 
 
@@ -31,7 +31,7 @@ def test_more_trials_than_were_planned_are_as_the_last_of_them() -> None:
 
 
 def test_the_first_trial_beside_the_default_is_expected_to_pass_the_last_rung() -> None:
-    """One rung, at epoch 1 of 2: of two that have come one continues."""
+    """The only rung is at epoch 1 of 2, and one of the two trials that reach it continues."""
     found = survival(trials=4, epochs=2, version=3)
     assert found.expected(1) == 2
     assert survival(trials=4, epochs=2, version=2).expected(1) == 1 + 1 / 2

@@ -1,4 +1,4 @@
-"""The end of a search: no process waits while a repeat is certain, by a clock of its own."""
+"""The end of a search, on a simulated clock: no process waits while a repeat is certain."""
 
 import heapq
 from pathlib import Path
@@ -13,8 +13,8 @@ EPOCHS = 4
 
 
 def run_by_a_clock(study: Study, processes: int) -> tuple[float, float, float]:
-    """Run all work of a study, an epoch a second. Returns the end, the seconds in which a process
-    had nothing to do before the last run began, and the seconds of all runs."""
+    """Run all work of a study, at one second per epoch. Return the end, the seconds in which a
+    process had nothing to do before the last run began, and the seconds of all runs."""
     running: list[tuple[float, int, Work]] = []
     waiting_since: list[float] = [0.0] * processes
     now, idle, busy, count = 0.0, 0.0, 0.0, 0
@@ -36,7 +36,7 @@ def run_by_a_clock(study: Study, processes: int) -> tuple[float, float, float]:
 
 
 def seconds_of(study: Study, work: Work) -> float:
-    """The default and repeats run to their end, other trials are stopped after one or two
+    """The default and the repeats run to their end. Other trials are stopped after one or two
     epochs."""
     study.started(work)
     if work.kind == "baseline":

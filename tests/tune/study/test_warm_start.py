@@ -1,5 +1,5 @@
-"""Warm start: which configurations are taken over, what gives way, what the same command does
-later, kills, and what is said at the end."""
+"""Warm start: which configurations are taken over, what overrides them, what the same command does
+later, kills, and what is printed at the end."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,14 +56,14 @@ def test_the_best_other_than_the_default_come_in_turn(earlier: Path) -> None:
     assert trials[0].params == {"optim.lr": 0.001, "schedule.name": "constant"}
     found = read_record(earlier / "toy").frozen_trials()
     taken = [trials[turn].params for turn in TURNS]
-    # POOR is beaten by all of them
+    # all of them beat POOR
     assert taken == [found[n].params for n in best]
     for number in (2, 4, 6):
         assert trials[number].params not in [t.params for t in found]
 
 
 def trial_of(number: int, lr: float, value: float | None) -> FrozenTrial:
-    """A trial that completed, or was stopped where it has no value."""
+    """A completed trial, or a stopped one if it has no value."""
     state = TrialState.PRUNED if value is None else TrialState.COMPLETE
     trial = optuna.trial.create_trial(
         state=state,
@@ -81,14 +81,14 @@ def test_points_that_mislead_are_left() -> None:
     default = trial_of(0, 0.1, 0.5)
     assert next_point(begun, []) is None
     assert next_point(begun, [default]) == {"lr": 0.9}
-    own = trial_of(2, 0.2, 0.6)  # the median of the own ones is .55
+    own = trial_of(2, 0.2, 0.6)  # the median of the study's own values is .55
     for value, expected in ((0.56, {"lr": 0.8}), (0.55, None), (None, None)):
         assert next_point(begun, [default, trial_of(1, 0.9, value), own]) == expected
     good = [default, trial_of(1, 0.9, 0.7), own, trial_of(3, 0.8, 0.7), own]
     good[4] = trial_of(4, 0.3, 0.1)
-    assert next_point(begun, good) is None  # all have been tried
+    assert next_point(begun, good) is None  # all points have been tried
     assert list(warm_trials(begun, good)) == [1, 3]
-    assert next_point(begun, [default, own]) is None  # no turn
+    assert next_point(begun, [default, own]) is None  # trial 2 is not among the turns
 
 
 def test_a_study_of_before_the_turns_enqueues_all() -> None:
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_clipped_or_dropped_and_said(earlier: Path) -> None
     found = points(earlier, narrower)
     assert all(0.02 <= p["params"]["optim.lr"] <= 0.021 for p in found["points"])
     assert all(p["params"]["schedule.name"] == "cosine" for p in found["points"])
-    # what has become equal comes once
+    # points that clipping made equal come once
     assert len({p["params"]["optim.lr"] for p in found["points"]}) == len(found["points"])
     assert any("is clipped to 0.02 to 0.021" in note for note in found["notes"])
     assert any(
@@ -146,7 +146,7 @@ def test_what_is_recorded_stays_when_the_earlier_study_goes_on(earlier: Path) ->
 def test_killed_while_it_is_begun(
     earlier: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the n-th trial, waiting or asked for, reaches the journal."""
+    """It dies before the n-th trial, enqueued or asked for, reaches the journal."""
     whole = start(earlier, 6, "whole")
     search_locally(whole, TOY)
     whole.close()
