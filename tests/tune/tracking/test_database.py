@@ -1,4 +1,4 @@
-"""MLflow's SQLite database: complete or absent whatever is killed, and made anew where it is
+"""MLflow's SQLite database is complete or absent, whatever is killed, and is made anew if it is
 damaged."""
 
 import os
@@ -45,7 +45,7 @@ def _no_foreign_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def works(path: Path) -> bool:
-    """MLflow itself takes a run."""
+    """True if MLflow itself can write a run to it."""
     client = MlflowClient(f"sqlite:///{path}")
     experiment = client.create_experiment(f"check {random.random()}")
     run = client.create_run(experiment)
@@ -54,8 +54,8 @@ def works(path: Path) -> bool:
 
 
 def tables(path: Path) -> set[str]:
-    """Statements that make the tables. MLflow lists constraints, and the values of an enumeration,
-    in any order."""
+    """Statements that make the tables. MLflow lists constraints and the values of an enumeration in
+    any order."""
     with sqlite3.connect(path) as connection:
         found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
         statements = [re.sub(r"IN \(.*?\)", "IN (...)", sql) for (sql,) in found]
@@ -96,7 +96,7 @@ def test_an_empty_file_is_filled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("statement", ["DROP TABLE alembic_version", "DELETE FROM alembic_version"])
 def test_a_database_whose_making_was_killed_is_made_anew(database: Path, statement: str) -> None:
-    """As earlier versions left it, which let MLflow make the tables in place."""
+    """Earlier versions let MLflow make the tables in place, and left this."""
     with sqlite3.connect(database) as connection:
         connection.execute(statement)
         connection.execute("DROP TABLE logged_models")
@@ -147,7 +147,7 @@ def test_an_error_of_another_kind_mends_nothing(database: Path) -> None:
     before = database.read_bytes()
 
     assert mend(database, ConnectionError("the server is gone")) is None
-    assert mend(database, RuntimeError("database disk image is malformed")) is None  # it is sound
+    assert mend(database, RuntimeError("database disk image is malformed")) is None  # it is intact
     assert database.read_bytes() == before
 
 
@@ -155,7 +155,7 @@ def test_an_error_of_another_kind_mends_nothing(database: Path) -> None:
 def test_damage_in_the_middle_is_mended_from_the_logs(
     tmp_path: Path, through: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pages of the runs are overwritten: the next command makes the database anew and fills it."""
+    """Pages of the runs are overwritten. The next command makes the database anew and fills it."""
     log = study_of(tmp_path, trials=3)
     Tracker(log.path.parent).sync()
     path = tmp_path / "mlflow.db"
@@ -176,7 +176,7 @@ def test_damage_in_the_middle_is_mended_from_the_logs(
 
 
 def overwrite_pages_of(path: Path, *names: str) -> None:
-    """Write over the root pages of tables, as a bad disk would."""
+    """Overwrite the root pages of tables, as a bad disk would."""
     with sqlite3.connect(path) as connection:
         (size,) = connection.execute("PRAGMA page_size").fetchone()
         marks = ", ".join("?" * len(names))
@@ -190,7 +190,7 @@ def overwrite_pages_of(path: Path, *names: str) -> None:
 
 
 def test_another_study_notices_that_the_database_is_a_new_one(tmp_path: Path) -> None:
-    """Two studies write at once; one of them mends."""
+    """Two studies write at the same time, and one of them repairs."""
     first = study_of(tmp_path, trials=2, name="ssl-1")
     second = study_of(tmp_path, trials=2, name="ssl-2")
     running = Tracker(second.path.parent)
@@ -225,8 +225,7 @@ KILLS = 40
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_killed_at_any_change_of_the_making_the_next_start_has_a_database(tmp_path: Path) -> None:
-    """SIGKILL before forty changes of files, the same distance apart, from the first to the
-    last."""
+    """SIGKILL comes before forty changes of files, evenly spaced from the first to the last."""
     record = tmp_path / "record"
 
     def make(home: Path, surroundings: dict[str, str]) -> int:
@@ -239,12 +238,12 @@ def test_killed_at_any_change_of_the_making_the_next_start_has_a_database(tmp_pa
     changes = len(read_changes(record))
     assert changes > 10 * KILLS
     for number in range(KILLS):
-        # places of their own, as MLflow keeps connections by address
+        # a folder for each, because MLflow caches connections by address
         home = tmp_path / f"killed-{number}"
         path = home / "runs/mlflow.db"
         kill_at = 1 + number * (changes - 1) // (KILLS - 1)
         assert make(home, from_start(home, kill_at)) == -signal.SIGKILL
-        assert not path.exists() or path.stat().st_size > 100_000  # whole or not at all
+        assert not path.exists() or path.stat().st_size > 100_000  # complete or absent
         assert make(home, dict(os.environ)) == 0
         assert works(path)
         left = [found.name for found in home.rglob("*") if is_partial(found.name)]

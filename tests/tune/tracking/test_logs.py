@@ -1,4 +1,4 @@
-"""`--log`: what pandas and TensorBoard read back is what the log says, once, whatever happened."""
+"""`--log`: pandas and TensorBoard read back what the event log has, once, whatever happened."""
 
 import json
 import math
@@ -35,14 +35,14 @@ FILES = ("csv", "tensorboard")
 
 
 def eventful(storage: Path) -> EventLog:
-    """A study with a failure, a resumed trial, a repeat, a picture and values that are no
+    """A study with a failure, a resumed trial, a repeat, a picture and values that are not
     numbers."""
     log = study_of(storage, trials=3, epochs=3, finish=None)
     start(log, 3, lr=0.01)
     report(log, 3, 1, 0.2)
     report(log, 3, 2, math.nan)
     start(log, 3, lr=0.01, attempt=2, resumed_epoch=2)
-    report(log, 3, 2, math.nan)  # the epoch of its checkpoint again, which is on record
+    report(log, 3, 2, math.nan)  # the checkpoint's epoch again, already on record
     end(log, 3, "FAIL", reason="nan", error="ValueError: nan\n")
     start(log, 0, repeat=1234)
     report(log, 0, 1, 0.5, repeat=1234)
@@ -77,7 +77,7 @@ def table(log: EventLog, name: str) -> pandas.DataFrame:
 
 
 def metrics_by_run(log: EventLog) -> dict[str, set[tuple[str, int, float, int]]]:
-    """The same from metrics.csv, without what is derived."""
+    """The same from metrics.csv, without derived metrics."""
     found = table(log, "metrics.csv")
     assert not found.duplicated(["trial", "repeat", "epoch", "metric"]).any()
     by_run: dict[str, set[tuple[str, int, float, int]]] = {}
@@ -116,7 +116,7 @@ def test_trials_table_has_state_config_and_last_values(tmp_path: Path) -> None:
     assert found["state"].tolist() == states
     assert found["epochs"].tolist() == [3, 1, 3, 3, 2]
     assert found["reason"].fillna("").tolist() == ["", "", "rung", "", "diverged: nan"]
-    assert found.columns[7:9].tolist() == ["optim.lr", "optim.name"]  # what is searched comes first
+    assert found.columns[7:9].tolist() == ["optim.lr", "optim.name"]  # searched ones come first
     assert set(BASE) < set(found.columns)
 
     events = EventLog.read(log.path)[0]
@@ -169,7 +169,7 @@ def test_tensorboard_reads_every_report_once(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_none_holds_nothing_up(tmp_path: Path) -> None:
-    """The disk was full, or the process that drew it was killed."""
+    """The disk was full, or the drawing process was killed."""
     log = eventful(tmp_path)
     for number, content in enumerate((b"", picture()[:20], b"GIF89a" + bytes(30))):
         write_atomically(log.path.parent / f"half-{number}.png", content)
@@ -188,7 +188,7 @@ def test_values_with_a_bar_or_a_line_stay_in_their_cell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_log_that_is_not_the_one_that_was_sent_is_sent_again(tmp_path: Path, name: str) -> None:
-    """A line before the remembered byte was deleted: no event begins there any more."""
+    """A line before the remembered byte was deleted, so no event begins there any more."""
     log = eventful(tmp_path)
     replay_into(name, log.path.parent).sync()
     lines = log.path.read_bytes().splitlines(keepends=True)
@@ -206,7 +206,7 @@ def test_a_log_that_is_not_the_one_that_was_sent_is_sent_again(tmp_path: Path, n
 def test_another_place_of_wandb_gets_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written offline, or to another project, is not on the server."""
+    """The server does not have what was written offline or to another project."""
     monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
     for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -241,7 +241,7 @@ def test_tensorboard_shows_parameters_config_and_pictures(tmp_path: Path) -> Non
     begun = metadata.parse_session_start_info_plugin_data(content)
     assert begun.hparams["optim.lr"].number_value == 0.01
     assert begun.hparams["optim.name"].string_value == "sgd"
-    assert set(begun.hparams) == {"optim.lr", "optim.name"}  # the searched ones alone
+    assert set(begun.hparams) == {"optim.lr", "optim.name"}  # only the searched ones
 
     content = shown.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
@@ -254,7 +254,7 @@ def test_tensorboard_shows_parameters_config_and_pictures(tmp_path: Path) -> Non
 
 
 def contents(folder: Path) -> dict[str, list[str]]:
-    """File -> its lines or values, sorted: their order depends on the stretches of a replay."""
+    """File -> its lines or values, sorted because their order depends on the chunks of a replay."""
     read = {".csv": table_lines, ".vistune": event_values}
     return {
         path.relative_to(folder).as_posix(): sorted(read[path.suffix](path.read_bytes()))
@@ -268,7 +268,7 @@ def table_lines(content: bytes) -> list[str]:
 
 
 def event_values(content: bytes) -> list[str]:
-    """The values in a file of TFRecords, without its own reader: that would pass over a torn
+    """The values in a file of TFRecords, without TensorBoard's reader, which would skip a torn
     end."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -286,7 +286,7 @@ def event_values(content: bytes) -> list[str]:
 def test_replay_killed_anywhere_equals_uninterrupted_one(
     tmp_path: Path, name: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut the log at random places; at each, a replay dies before, between or after its writes."""
+    """Cut the log at random places. At each, a replay dies before, between or after its writes."""
     log = eventful(tmp_path)
     folder = log.path.parent
     replay_into(name, folder).sync()
@@ -305,7 +305,7 @@ def test_replay_killed_anywhere_equals_uninterrupted_one(
             path, start, content = arguments
             left[0] -= 1
             if left[0] < 0:
-                append(path, start, content[: len(content) // 2])  # half of it reaches the disk
+                append(path, start, content[: len(content) // 2])  # only half reaches the disk
                 raise OSError("killed")
             append(*arguments)
 
@@ -347,7 +347,7 @@ def test_files_that_were_lost_or_cut_are_written_anew(tmp_path: Path, name: str)
     replay_into(name, folder).sync()
     assert contents(folder / name) == expected
 
-    (folder / name / local_files.STATE).write_text("{")  # as a power cut may leave it
+    (folder / name / local_files.STATE).write_text("{")  # as after a power cut
     replay_into(name, folder).sync()
     assert contents(folder / name) == expected
 
@@ -422,9 +422,9 @@ def test_a_run_and_a_later_sync_keep_tables_and_event_files(call: Call, tmp_path
     found = metrics_by_run(log)
     wanted = as_reported(log)
     assert found.keys() == wanted.keys()
-    assert all(wanted[run] <= found[run] for run in wanted)  # and what is known at the end
+    assert all(wanted[run] <= found[run] for run in wanted)  # metrics of the end come on top
 
-    with pytest.raises(UserError, match="MLflow") as refused:  # no server answers
+    with pytest.raises(UserError, match="MLflow") as refused:  # no server listens
         sync_study(log.path.parent, ["tensorboard"])
     assert "sent to" in str(refused.value)
     assert begun_logs(log.path.parent) == ["csv", "tensorboard"]
@@ -479,7 +479,7 @@ def test_wandb_server_that_does_not_answer_is_known_at_once(
 
 
 def test_first_record_is_that_of_tensorboardx(tmp_path: Path) -> None:
-    """The frame of a record, against the package's own writer."""
+    """The frame of a record equals that of the package's own writer."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import RecordWriter
 

@@ -1,5 +1,5 @@
-"""`cluster/mlflow-server.sh` on a real PostgreSQL, with MLflow's password: a study is recorded,
-nobody without the password gets in."""
+"""`cluster/mlflow-server.sh` on a real PostgreSQL, with MLflow's password. A study is recorded, and
+nobody gets in without the password."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """A PostgreSQL of its own on 127.0.0.1, with a password; its URL."""
+    """Start a PostgreSQL on 127.0.0.1 with a password, and yield its URL."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not found:
         pytest.skip("no PostgreSQL: apt-get install -y postgresql")
@@ -50,7 +50,7 @@ def database() -> Iterator[str]:
     def run(program: str, *arguments: str) -> None:
         environment = {"PGPASSWORD": SECRET, "PATH": os.environ["PATH"]}
         command = [str(found[-1].parent / program), *arguments]
-        log = (folder / "commands.log").open("a")  # a pipe would be kept open by the server
+        log = (folder / "commands.log").open("a")  # the server would keep a pipe open
         subprocess.run(
             command,
             user="postgres",
@@ -85,13 +85,13 @@ def database() -> Iterator[str]:
 
 @dataclass
 class Server:
-    """The script, and what it started."""
+    """The script, and the server that it starts."""
 
     folder: Path
     environment: dict[str, str]
 
     def start(self, wait_s: int) -> str:
-        """What the script says on its way."""
+        """Run the script, and return what it prints to stderr."""
         script = ["bash", str(REPO / "cluster/mlflow-server.sh")]
         environment = self.environment | {"VISTUNE_MLFLOW_WAIT": str(wait_s)}
         return subprocess.run(
@@ -108,13 +108,13 @@ class Server:
         return f"http://127.0.0.1:{self.environment['VISTUNE_MLFLOW_PORT']}"
 
     def command_lines(self) -> str:
-        """Of all its processes: anyone on the machine can read these."""
+        """Command lines of all its processes, which anyone on the machine can read."""
         group, found = int((self.folder / "pid").read_text()), []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if os.getpgid(int(process.name)) == group:
                     found.append((process / "cmdline").read_text())
-            except OSError:  # it ended while we looked
+            except OSError:  # it ended meanwhile
                 continue
         assert found
         return "\n".join(found)
@@ -139,7 +139,7 @@ def server(database: str, tmp_path: Path) -> Iterator[Server]:
 
 
 def status(url: str, password: str | None) -> int:
-    """HTTP status for user admin with a password, or for nobody."""
+    """HTTP status for user admin with a password, or without a login."""
     login = (
         {}
         if password is None

@@ -1,5 +1,5 @@
-"""The MLflow projection, against a real MLflow store that is read through SQL: what the log says,
-once, whatever happened."""
+"""The MLflow projection, against a real MLflow store that is read through SQL: it has what the log
+has, once, whatever happened."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def _no_foreign_store(monkeypatch):
 
 @pytest.fixture
 def storage(tmp_path):
-    storage = tmp_path / "my runs"  # a blank in the path must not matter
+    storage = tmp_path / "my runs"  # the blank in the path must not matter
     begin_store(storage)
     return storage
 
@@ -45,7 +45,7 @@ def assert_equals_log(storage, log):
     wanted = reported(log)
     assert set(runs) == {"ssl-1", *wanted}
     for name, metrics in wanted.items():
-        derived = ("best/", "log10/", "test/")  # these do not come from reports
+        derived = ("best/", "log10/", "test/")  # not from reports
         assert [
             row for row in runs[name]["metrics"] if not row[0].startswith(derived)
         ] == metrics, name
@@ -147,8 +147,8 @@ def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
 )
 def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkeypatch):
-    """Cut the log at random places; at each, a tracker dies before, within or after its writes, and
-    a new one goes on."""
+    """Cut the log at random places. At each, a tracker dies before, within or after its writes, and
+    a new one continues."""
     import tune.tracking.replay
     import tune.tracking.tracker
 
@@ -156,7 +156,7 @@ def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkey
     lines = log.path.read_bytes().splitlines(keepends=True)
     monkeypatch.setattr(tune.tracking.replay, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
     for cut in sorted(rng.sample(range(1, len(lines)), 5)):
-        # a torn line, too
+        # leave a torn line, too
         log.path.write_bytes(b"".join(lines[:cut]) + lines[cut][: rng.randrange(len(lines[cut]))])
         fatal = rng.randrange(12)
         calls = iter(range(1000))
@@ -325,8 +325,8 @@ def test_minimised_objective(storage):
 
 
 def test_limits_are_split_and_cut(storage):
-    """More than MLflow takes in one call (1000 metrics, 100 params, 100 tags, 1 MB), and values
-    longer than it keeps."""
+    """Send more than MLflow takes in one call (1000 metrics, 100 params, 100 tags, 1 MB), and
+    values longer than it keeps."""
     config = {f"block.{i}": "x" * 5000 for i in range(250)} | {"long": "y" * 9000}
     log = begin(storage, config=config, tags={f"tag.{i}": "z" * 9000 for i in range(150)})
     log.append("start", trial=0, config=config, attempt=1, resumed_epoch=None)
@@ -376,7 +376,7 @@ def test_keys_are_such_as_mlflow_takes(name):
 def test_refused_records_are_set_aside_and_the_rest_goes_on(storage):
     log = begin(storage)
     start(log, 0, lr=0.1)
-    start(log, 0, lr=0.2, attempt=2)  # a param cannot change
+    start(log, 0, lr=0.2, attempt=2)  # MLflow cannot change a param
     report(log, 0, 1, 0.4)
     log.append("artifact", trial=0, path="trials/0000/missing.png", to="plots")
     (log.path.parent / "plot.png").write_bytes(b"png")
@@ -395,7 +395,7 @@ def test_refused_records_are_set_aside_and_the_rest_goes_on(storage):
         ("trial-000", "artifact", "trials/0000/missing.png")
     ]
     assert "1 records refused, see" in message
-    # both starts came in one stretch: the later one counts
+    # both starts came in one chunk, so the later one counts
     assert runs["trial-000"]["params"]["optim.lr"] == "0.2"
     start(log, 0, lr=0.3, attempt=3)
     Tracker(log.path.parent).sync()
@@ -416,8 +416,8 @@ def test_refused_records_are_set_aside_and_the_rest_goes_on(storage):
 
 
 def test_artifact_location_that_refuses_keeps_the_numbers(storage):
-    """An experiment made by a server takes no files from a client that writes to its database
-    directly."""
+    """A server made the experiment, so it takes no files from a client that writes directly to the
+    database."""
     from mlflow import MlflowClient
 
     MlflowClient(default_uri(storage)).create_experiment(
@@ -434,7 +434,7 @@ def test_artifact_location_that_refuses_keeps_the_numbers(storage):
 
 
 def test_a_file_whose_upload_was_killed_leaves_nothing_else(storage):
-    """MLflow writes it aside, under a name that nobody removes."""
+    """MLflow writes a temporary file, which nobody removes."""
     log = study_of(storage, trials=2, finish=None)
     Tracker(log.path.parent).sync()
     place = storage / "mlartifacts" / store(storage)["trial-000"]["id"] / "artifacts/plots"
@@ -455,7 +455,7 @@ def test_deleted_database_is_filled_again(storage):
     wait_until(lambda: "trial-001" in store(storage), 20)
     (storage / "mlflow.db").unlink()
     begin_store(storage)
-    wait_until(lambda: "trial-001" in store(storage), 30)  # although nothing new has happened
+    wait_until(lambda: "trial-001" in store(storage), 30)  # although there are no new events
     log.append("finish", state="FINISHED")
     wait_until(lambda: store(storage)["ssl-1"]["status"] == "FINISHED", 30)
     assert tracker.close(20) is True
@@ -479,7 +479,7 @@ def test_database_restored_from_an_older_copy_is_completed(storage):
 
 
 def test_a_log_that_lost_a_line_is_sent_from_the_beginning(storage):
-    """MLflow has the byte of a log that is not there any more; no event begins at it."""
+    """MLflow's offset belongs to a log that no longer exists, and no event begins there."""
     log = study_of(storage)
     Tracker(log.path.parent).sync()
     lines = log.path.read_bytes().splitlines(keepends=True)
@@ -510,7 +510,7 @@ def test_runs_and_experiments_deleted_in_the_ui(storage):
 
 
 def test_run_that_was_deleted_for_good_is_written_again(storage):
-    """What `mlflow gc` leaves of a deleted run: nothing."""
+    """`mlflow gc` leaves nothing of a deleted run."""
     log = study_of(storage, trials=2, finish=None)
     Tracker(log.path.parent).sync()
     gone = store(storage)["trial-000"]["id"]
@@ -525,7 +525,7 @@ def test_new_study_under_an_old_name_does_not_mix(storage):
     log = study_of(storage, trials=1)
     Tracker(log.path.parent).sync()
     shutil.rmtree(log.path.parent)
-    time.sleep(0.002)  # the time of the first event tells the two apart
+    time.sleep(0.002)  # the time of the first event distinguishes the two
     log = study_of(storage, trials=1, seed=9)
     Tracker(log.path.parent).sync()
     assert [
@@ -655,7 +655,7 @@ def test_a_storage_that_was_moved_takes_its_registry_along(storage, tmp_path):
         "ssl-1", model.artifact_location, run.info.run_id, model_id=model.model_id
     )
     client.set_registered_model_alias("ssl-1", "champion", made.version)
-    # beside ours there may be a model whose files are elsewhere, in a folder of a similar name
+    # there may be another model, with files elsewhere in a folder of a similar name
     elsewhere = (tmp_path / "my runs" / "mlartifacts-2" / "m").as_uri()
     client.create_model_version("ssl-1", elsewhere)
 
@@ -684,7 +684,7 @@ def test_sync_of_no_study(storage):
 def wait_until(condition, seconds):
     limit = time.monotonic() + seconds
     while True:
-        # A reader may meet the moment in which a database is deleted.
+        # A reader may hit the moment when a database is deleted.
         with contextlib.suppress(sqlite3.OperationalError):
             if condition():
                 return
@@ -793,8 +793,8 @@ print("up to date:", tracker.close(60))
 
 @pytest.mark.heavy
 def test_new_database_without_any_noise(tmp_path):
-    """MLflow creates its tables, says nothing, and is not imported by the driver itself; the
-    process ends by itself."""
+    """MLflow creates its tables silently, the driver does not import it, and the process ends by
+    itself."""
     log = study_of(tmp_path, trials=1)
     result = subprocess.run(
         [sys.executable, "-c", QUIET, str(log.path.parent)],
@@ -813,7 +813,7 @@ def test_new_database_without_any_noise(tmp_path):
 
 
 def test_projection_of_a_long_log_takes_time_in_proportion():
-    """A thousand trials must not cost more each than a hundred do."""
+    """A thousand trials must not cost more per trial than a hundred."""
 
     def seconds(trials):
         projection = Projection()
@@ -867,8 +867,8 @@ def test_projection_of_a_long_log_takes_time_in_proportion():
 
 @pytest.fixture
 def server(storage):
-    """A real MLflow server on the storage's database, with artifacts of its own; yields a function
-    that starts it, and its URI."""
+    """A real MLflow server on the storage's database, with its own artifacts. Yield a function that
+    starts it, and its URI."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -932,7 +932,7 @@ def end_group(process):
 
 @pytest.mark.slow
 def test_real_server_killed_and_restarted(storage, server):
-    """Runs, values, files: all through the server, which dies in the middle and comes back."""
+    """Runs, values and files all go through the server, which dies in the middle and comes back."""
     begin_server, uri = server
     process = begin_server()
     log = begin(storage)
@@ -962,7 +962,7 @@ def test_real_server_killed_and_restarted(storage, server):
 
 @pytest.mark.slow
 def test_real_server_stopped_in_mid_study_is_bounded(storage, server):
-    """SIGSTOP: the server holds the connection and never answers."""
+    """After SIGSTOP the server holds the connection and never answers."""
     begin_server, uri = server
     process = begin_server()
     log = study_of(storage, trials=2, finish=None)
@@ -984,8 +984,8 @@ def test_real_server_stopped_in_mid_study_is_bounded(storage, server):
 
 
 def test_store_that_fails_each_time_is_given_up(storage, monkeypatch):
-    """An attempt that gets through the first checks and then fails, again and again, is no sign of
-    life."""
+    """An attempt that passes the first checks and then fails, again and again, does not count as a
+    sign of life."""
     import tune.tracking.tracker
 
     def broken(self, name):

@@ -1,4 +1,4 @@
-"""`--log wandb`, online: a server of W&B gets what the log says, once, whatever happened."""
+"""`--log wandb`, online: a W&B server gets what the log has, once, whatever happened."""
 
 import os
 import subprocess
@@ -18,12 +18,13 @@ from tune.study.events import EventLog
 from tune.tracking.logs import replay_into
 
 pytest.importorskip("wandb")
-pytestmark = pytest.mark.slow  # it starts W&B's process, and imports it
+pytestmark = pytest.mark.slow  # starts W&B's process, and imports it
 
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[Server]:
-    """The server of all tests: W&B's own process keeps to the first that it has been told of."""
+    """One server for all tests, because W&B's process keeps using the first one that it was
+    given."""
     with wandb_server() as server:
         yield server
 
@@ -40,7 +41,7 @@ def server(one_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def rows(run: Run) -> list[tuple[str, int, str, int]]:
-    """(metric, step, value, ms) of a run, without what is derived."""
+    """(metric, step, value, ms) of a run, without derived metrics."""
     return [
         (name, line["_step"], repr(float(value)), round(1000 * line["_timestamp"]))
         for line in run.history

@@ -1,4 +1,4 @@
-"""`--log wandb`, offline: the messages in W&B's own files are what the log says."""
+"""`--log wandb`, offline: the messages in W&B's files have what the log has."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tune.study.events import EventLog
 from tune.tracking.logs import replay_into
 
 pytest.importorskip("wandb")
-pytestmark = pytest.mark.slow  # it starts W&B's process, and imports it
+pytestmark = pytest.mark.slow  # starts W&B's process, and imports it
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ BLOCK = 32768  # bytes; LevelDB's log, after W&B's header of 7 bytes
 
 
 def records(path: Path) -> list[Any]:
-    """The messages in a file of W&B, which is a LevelDB log."""
+    """The messages in a W&B file, which is a LevelDB log."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content = path.read_bytes()
@@ -45,7 +45,7 @@ def records(path: Path) -> list[Any]:
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
         part += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole message, or its last part
             found.append(Record.FromString(part))
             part = b""
     return found
