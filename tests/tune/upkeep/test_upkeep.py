@@ -1,4 +1,5 @@
-"""Rename, archive, delete and bundle: folder, MLflow and registry together, whatever is killed."""
+"""Rename, archive, delete and bundle change folder, MLflow and registry together, whatever is
+killed."""
 
 import json
 import shutil
@@ -48,7 +49,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def type_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
-    """A command of `tune/report.py`; returns what it said, which may be a refusal."""
+    """Run a command of `tune/report.py`, and return what it printed, which may be a refusal."""
 
     def type_report(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["tune/report.py", *words])
@@ -62,7 +63,7 @@ def type_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def drawn(root: Path, folder: Path, trials: int) -> list[dict[str, Any]]:
-    """Parameters of the trials of a study that is extended to so many."""
+    """Parameters of the trials of a study that is extended to this many trials."""
     study = Study.open(folder, TOY, manifest(name=folder.name, base=POOR), trials=trials, repeats=2)
     search_locally(study, TOY)
     found = [trial.params for trial in study.frozen_trials()]
@@ -88,7 +89,7 @@ def test_a_renamed_study_draws_and_repeats_as_it_would_have(root: Path) -> None:
 
 
 def test_a_rename_that_was_killed_is_repeated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the log and the manifest, before the folder."""
+    """The kill comes after the log and the manifest were changed, and before the folder was."""
     monkeypatch.setattr(MlflowSide, "rename_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         actions.rename(root, root / "toy", "other", MlflowSide(root))
@@ -120,7 +121,7 @@ def test_a_study_that_runs_is_left_alone(root: Path, type_report: Report) -> Non
 
 
 def test_a_study_that_is_being_sent_is_left_alone(root: Path) -> None:
-    """`report.py sync` and vistune-ui restore deleted runs."""
+    """`report.py sync` and vistune-ui would restore deleted runs."""
     side = MlflowSide(root)
     with FileLock(root / "toy" / "tracking.lock"):
         for action in (actions.delete, actions.archive):
@@ -158,7 +159,8 @@ def test_a_deleted_study_is_gone(root: Path, type_report: Report) -> None:
 
 
 def depend(source: Path, folder: Path) -> str:
-    """Make a study that starts from trial 0 of another one; returns the SHA-256 of its weights."""
+    """Make a study that starts from trial 0 of another one, and return the SHA-256 of its
+    weights."""
     weights = source / "trials" / "0000" / "best.pt"
     sha256 = content_hash(weights)
     shutil.copytree(source, folder)
@@ -188,7 +190,7 @@ def test_a_study_whose_removal_was_killed_is_in_no_list(
 def test_a_study_is_deleted_from_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is why it is deleted."""
+    """The full disk may be the reason for deleting it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with small_disk(tmp_path / "disk") as disk:
         finished(disk, 2)
@@ -221,12 +223,12 @@ def test_weights_that_another_study_starts_from_outlive_their_study(root: Path) 
 
 
 def test_weights_are_kept_though_the_storage_was_moved(root: Path) -> None:
-    """For a study that is archived, too."""
+    """The study that starts from them may be archived."""
     sha256 = depend(root / "toy", root / "archived" / "fine")
     moved = root.rename(root.with_name("moved"))
     kept = moved / "backbones" / f"{sha256[:16]}.pt"
     kept.parent.mkdir()
-    kept.write_bytes(b"half")  # a copy of an earlier version that was killed
+    kept.write_bytes(b"half")  # left by a kill of an earlier version
 
     actions.delete(moved, [moved / "toy"], MlflowSide(moved))
     assert content_hash(kept) == sha256
@@ -256,7 +258,7 @@ def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: 
 def test_a_bundle_of_a_study_that_runs_loses_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study runs to its end while its first file is packed."""
+    """The study runs to its end while the first file is packed."""
     study = Study.open(root / "toy", TOY, manifest(base=POOR), trials=7, repeats=0)
     add = tarfile.TarFile.addfile
 
@@ -328,7 +330,7 @@ def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None
     assert renamed["other"]["id"] == ids["toy"]
     assert str(client.get_model_version_by_alias("other", "champion").version) == "1"
 
-    # A database that is filled anew says the same.
+    # A database that is filled anew has the same.
     anew = root.with_name("anew")
     shutil.copytree(root / "other", anew / "other")
     begin_store(anew)
@@ -387,7 +389,8 @@ def test_models_of_other_studies_stay(root: Path, type_report: Report) -> None:
 
 
 def begin_pair(root: Path) -> None:
-    """A comparison `pair` of two studies, and a third one that bears its name."""
+    """Begin a comparison `pair` of two studies, and a third study whose name looks like one of
+    them."""
     group = Group.open(root / "pair", "toy", "val/top1", ["optim.lr"])
     for name in ("pair-A", "pair-B", "pair-C"):
         about = manifest(name=name, base=POOR)
@@ -396,7 +399,7 @@ def begin_pair(root: Path) -> None:
 
 
 def killed_renaming(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
-    """Call something that dies when it renames its second folder."""
+    """Run something that dies when it renames its second folder."""
     rename = Path.rename
     renamed: list[Path] = []
 
