@@ -1,4 +1,4 @@
-"""An experiment in a file of one's own, run from any folder."""
+"""An experiment in a user's file, run from any folder."""
 
 import os
 import pickle
@@ -89,7 +89,7 @@ def test_a_changed_file_is_refused_with_the_difference_or_accepted_on_record(
     assert after["earlier"] == [before.code["sha256"]]
     assert "comment" in after["text"]
 
-    # The option was needed once.
+    # The option is needed only once.
     assert call(str(mine), *RUN.split(), "--trials", "3").code == 0
 
 
@@ -117,7 +117,7 @@ def test_a_trial_is_replayed_by_its_file(call: Call, mine: Path) -> None:
 
 @pytest.mark.heavy
 def test_workers_get_the_text_of_the_file(mine: Path) -> None:
-    """In a process that has no such file and no such module."""
+    """They unpickle it in a process that has no such file and no such module."""
     experiment = find_experiment(str(mine))
     sent = cloudpickle.dumps(experiment)  # as Ray does
     mine.unlink()
@@ -204,7 +204,7 @@ def test_a_variable_that_is_not_there(mine: Path) -> None:
 
 @pytest.fixture
 def package(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The module of an installed package that announces `mine`, `yours` and `broken`."""
+    """The module of an installed package whose entry points are `mine`, `yours` and `broken`."""
     site = tmp_path / "site"
     about = site / "other-1.0.dist-info"
     about.mkdir(parents=True)
@@ -221,7 +221,7 @@ def package(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_an_installed_package_announces_an_experiment(package: Path) -> None:
-    """An entry point of the group vistune.experiments."""
+    """The package has an entry point in the group vistune.experiments."""
     assert find_experiment("mine").trainable.__name__ == "Mine"
     with pytest.raises(UserError, match="'yours' of other_package:space is not an Experiment"):
         find_experiment("yours")
@@ -292,9 +292,9 @@ def test_code_survives_json() -> None:
     assert Code.from_json(code.as_json()) == code
 
 
-@pytest.mark.slow  # Ray
+@pytest.mark.slow  # starts Ray
 def test_a_file_runs_on_ray(mine: Path, tmp_path: Path) -> None:
-    """From an empty folder, with real workers."""
+    """It starts in an empty folder, with real workers."""
     folder = tmp_path / "empty"
     folder.mkdir()
     environment = dict(os.environ, PYTHONPATH=str(REPO))

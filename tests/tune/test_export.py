@@ -1,5 +1,5 @@
-"""Every experiment's best model: checked against the record, served as MLflow serves it,
-registered. Against the trained network itself."""
+"""The best model of every experiment is checked against the record, served as MLflow serves it, and
+registered. Its answers are compared with the trained network's."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def _own_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Name of an experiment -> the parts of its export, which tests leave as they are."""
+    """Name of an experiment -> its `Parts`, which tests must not change."""
     root = tmp_path_factory.mktemp("exported")
 
     @cache
@@ -96,7 +96,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 def expected(name: str, model: Any, images: np.ndarray) -> np.ndarray:
-    """What the trained network says, without anything of `served`."""
+    """The answers of the trained network, computed without `served`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     views = evaluation_view(
         pixels,
@@ -138,8 +138,8 @@ def test_model_is_the_trials_and_has_shown_its_metric(name: str, exported: Expor
 def test_photographs_are_seen_as_training_saw_its_files(
     name: str, exported: Export, tmp_path: Path
 ) -> None:
-    """Wider or higher than a square, and larger than the store's images: against the decoder of
-    files."""
+    """They are wider or higher than a square, or larger than the store's images. Compare with the
+    decoder of files."""
     found, model, _ = exported(name)
     served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
     for shape in ((40, 60, 3), (64, 23, 3), (9, 9, 3)):
@@ -181,7 +181,7 @@ def test_few_examples_name_the_classes(exported: Export) -> None:
 
 
 def copied(found: Exported, root: Path) -> Exported:
-    """The export with its study in another storage."""
+    """Copy the export with its study to another storage."""
     study = root / found.study.name
     shutil.copytree(found.study, study)
     return replace(found, study=study, folder=study / found.folder.name)
@@ -209,7 +209,7 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(
 
 
 def odd_weights(good: dict[str, Any]) -> dict[str, Any]:
-    """Content that a file of weights should not have, by name."""
+    """Name -> content that a file of weights should not have."""
     backbone, head = good["state_dict"], good["head"]
     name = next(iter(backbone))
     return {
@@ -242,7 +242,7 @@ def test_odd_weights_are_one_line(exported: Export, tmp_path: Path) -> None:
 def test_exports_at_once_wait_for_one_another(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each finds what the one before has left, and replaces it."""
+    """Each finds what the one before it left, and replaces it."""
     found = copied(exported("classify")[0], tmp_path)
     inside: list[int] = []
     most: list[int] = []
@@ -285,7 +285,7 @@ def test_a_kill_as_an_earlier_model_is_removed_is_no_obstacle(
 
 
 def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) -> None:
-    """MLflow's server casts them to uint8, so that every image would be black."""
+    """MLflow's server casts them to uint8, which would make every image black."""
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
@@ -308,7 +308,7 @@ def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) 
 
 
 def test_a_server_refuses_what_a_request_cannot_mean(exported: Export) -> None:
-    """Parameters that the model lacks, levels that a cast would wrap, JSON without end."""
+    """Send parameters that the model lacks, levels that a cast would wrap, and endless JSON."""
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
@@ -344,7 +344,7 @@ def test_a_server_refuses_what_a_request_cannot_mean(exported: Export) -> None:
 
 
 def pictures(folder: Path, levels: int = 256) -> Path:
-    """Two classes of twelve images of noise."""
+    """Two classes of twelve noise images."""
     rng = np.random.default_rng(3)
     for name in ("left", "right"):
         (folder / name).mkdir(parents=True)
@@ -396,12 +396,13 @@ def test_champion_is_the_last_export(exported: Export, tmp_path: Path) -> None:
 
 @contextmanager
 def serving(command: str) -> Iterator[str]:
-    """The server that `report.py export` names, on a free port; its address once it answers."""
+    """Start the server that `report.py export` names on a free port, and yield its address once it
+    answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert command.endswith(" --port 5001")
-    # A shell in which the environment is not active.
+    # A shell without the active environment.
     server = subprocess.Popen(
         ["bash", "-c", command.replace("5001", str(port))],
         env=os.environ | {"PATH": "/usr/bin:/bin"},

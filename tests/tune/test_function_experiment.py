@@ -67,7 +67,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def finish(call: Call, mine: Path) -> Record:
-    """The study of `MINE`, which is run once a process."""
+    """Run the study of `MINE`, once per process."""
     kept = Path(_KEPT.name) / "runs"
     folder = mine.parent / "runs"
     if not kept.exists():
@@ -133,7 +133,7 @@ def test_texts_are_read_as_those_of_the_command_line() -> None:
         "momentum": ["0 to 0.9 when opt=sgd"],
         "opt": ["one of sgd, adamw"],
     }
-    assert made.presets["default"]["lr"] == 1e-3  # the middle of adamw's
+    assert made.presets["default"]["lr"] == 1e-3  # the middle of adamw's range
 
 
 def test_a_space_may_be_written_as_for_optuna() -> None:
@@ -185,7 +185,7 @@ def threshold(trial: Any) -> None:
 def test_conditions_in_code_hide_no_parameter(
     call: Call, tmp_path: Path, space: Any, found: dict[str, list[str]]
 ) -> None:
-    """A loop over a number of layers, two conditions at once, a threshold."""
+    """A loop over a number of layers, two conditions at once, and a threshold."""
 
     def train(config: dict[str, Any], run: Any) -> None:
         run.report(accuracy=1.0)
@@ -199,7 +199,7 @@ def test_conditions_in_code_hide_no_parameter(
     assert set(study.trials["state"]) == {"complete"}
     assert all(study.trials[name].count() in range(1, 12) for name in found)
 
-    # of before they were found
+    # the space as recorded before they were found
     kept = {name: ranges for name, ranges in described.items() if name not in found}
     change_manifest(study.folder, space=kept)
     assert len(vistune.search(made, trials=13, **given).trials) == 13
@@ -317,7 +317,8 @@ def events(record: Record) -> list[dict[str, Any]]:
 def test_studies_of_functions_are_compared_where_they_name_the_same_data(
     call: Call, mine: Path
 ) -> None:
-    """Studies of one file are too; of others nothing says what they were judged on."""
+    """Studies of one file can be compared too. For others, nothing says what they were judged
+    on."""
     first = finish(call, mine).folder
     second = first.with_name("other")
     shutil.copytree(first, second)
@@ -342,7 +343,7 @@ def train(config, run):
 
 
 def run_cell(text: str, number: int, study: str = "cell", **options: Any) -> Path:
-    """Run a cell as a notebook does, whose text `linecache` has, and search."""
+    """Run a cell as a notebook does, with its text in `linecache`, and search."""
     file = f"<cell {number}>"
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     held: dict[str, Any] = {}
@@ -357,7 +358,7 @@ def run_cell(text: str, number: int, study: str = "cell", **options: Any) -> Pat
 @pytest.mark.heavy
 def test_a_function_of_a_cell_is_part_of_its_study(tmp_path: Path, call: Call) -> None:
     folder = run_cell(FIRST_CELL, 1)
-    run_cell(FIRST_CELL, 2, trials=3)  # the same text once more
+    run_cell(FIRST_CELL, 2, trials=3)  # the same text again
 
     changed = FIRST_CELL.replace('["lr"])', '["lr"] / 2)')
     with pytest.raises(UserError, match=r"another train: -.*accept_code=True") as error:
@@ -383,7 +384,7 @@ def test_functions_named_alike_are_compared_only_where_they_are_the_same(
     with pytest.raises(UserError, match="were judged on different images"):
         compare([one, other])
 
-    for folder in (one, same):  # of before functions were kept
+    for folder in (one, same):  # as before functions were stored
         change_manifest(folder, source=None)
     with pytest.raises(UserError, match="were judged on different images"):
         compare([one, same])
@@ -428,7 +429,7 @@ def test_values_are_pinned_and_are_no_longer_searched(
 def test_rungs_follow_the_length_that_each_trial_says(
     call: Call, mine: Path, tmp_path: Path
 ) -> None:
-    """A trial is compared at the same part of its own epochs."""
+    """Trials are compared at the same fraction of their own epochs."""
     text = MINE.replace('"opt": ["sgd", "adamw"]}', '"opt": ["sgd"], "epochs": [4, 8]}')
     mine.write_text(text)
     call(str(mine), *LOCAL, "--trials", "8", "--repeats", "0")
@@ -449,7 +450,7 @@ def test_the_plan_runs_nothing(call: Call, mine: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_prints_what_space_reads(call: Call, mine: Path, tmp_path: Path) -> None:
-    """As it comes out of a pipe, of ranges of every kind."""
+    """The plan comes out of a pipe and has ranges of every kind."""
     kinds = """{
         "on": [True, False], "opt": ("sgd,adamw", "lion when on=true"), "size": [16, 32, None],
         "lr": ("0.01..1:log when opt=sgd", "1e-4..1e-2:log when opt=adamw|lion"),
@@ -490,7 +491,7 @@ def test_a_function_without_a_test_gets_a_leaderboard(
 
     assert said.code == 0, said.err
     record = ended(tmp_path)
-    assert len(record.repeats) == 1  # the first has shown that there is nothing to judge
+    assert len(record.repeats) == 1  # the first showed that there is no test result to judge
     assert (
         f"No verdict: trial {record.best_number()} leads on the split that selects, but its "
         "function gives no test result, run.test(accuracy=...): this is a leaderboard."
@@ -527,7 +528,7 @@ def test_a_metric_that_is_no_number_ends_the_trial_as_pruned(
     diverged = [run for run in record.trials.values() if run.config["lr"] > 0.1]
     assert diverged
     assert {(run.state, run.reason) for run in diverged} == {("PRUNED", "nan")}
-    # repeats have other seeds than 0
+    # repeats use other seeds than 0
     assert judge_study(record) is None
     assert "repeats of it or of the default diverged" in said.out
 
@@ -548,7 +549,7 @@ def test_a_loss_is_minimised(call: Call, mine: Path, tmp_path: Path) -> None:
     verdict = judge_study(record)
     assert verdict is not None
     assert verdict.metric == "test/-error"
-    assert verdict.trial.mean < -1  # no share of images
+    assert verdict.trial.mean < -1  # not a share of images
 
 
 def test_an_interrupted_study_resumes(

@@ -1,4 +1,4 @@
-"""Settings of a function: refusals, and a comparison from its searches to its table, which runs
+"""Settings of a function: refusals, and a comparison from its searches to its table. The table runs
 none of the function's code."""
 
 import csv
@@ -98,9 +98,9 @@ def test_settings_of_a_function_are_searched_and_compared(
     pins = read_manifest(runs / "mine-mix-with-r1" / "study.json").pins
     assert pins == {"mixup": 0.5}
     seeds = {read_manifest(runs / name / "study.json").seed for name in studies}
-    assert len(seeds) == 2  # both sides of a search share one
+    assert len(seeds) == 2  # both sides of one search share a seed
 
-    mine.unlink()  # whoever looks needs none of it
+    mine.unlink()  # the report needs no file
     monkeypatch.setattr("tune.experiment_file.from_code", lambda code: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["tune/report.py", "table", "mine-mix"])
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`export --format`: what other tools read from the files answers as the trained network does."""
+"""Files of `export --format`, read by other tools, answer as the trained network does."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def images_of(model: Any, count: int) -> Tensor:
 
 
 def expected(name: str, model: Any, images: Tensor) -> np.ndarray:
-    """What the network says, without anything of `portable`."""
+    """The answers of the network, computed without `portable`."""
     mean, std = MEAN_STD[model.normalize if name == "ssl" else model.config.normalize]
     views = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_program_of_torch_answers_as_the_network(trained: Callable[[str], Parts]
     assert re.search(r"its answers (equal|are) the network's", str(found))
 
     module = torch.export.load(found.folder / "model.pt2").module()
-    for count in (1, 7):  # it was traced with 2
+    for count in (1, 7):  # it was traced with a batch of 2
         images = images_of(model, count)
         answer = module(images).detach().numpy()
         np.testing.assert_allclose(answer, expected("classify", model, images), atol=1e-5)
@@ -147,7 +147,7 @@ def test_file_that_computes_something_else_is_refused(
     kept = (before / "model.pt2").read_bytes()
 
     def wrong(self: Network, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))  # without the normalisation
+        return self.head(self.backbone(images))  # leaves out the normalisation
 
     from trainables import portable
 
@@ -163,7 +163,7 @@ def test_file_that_computes_something_else_is_refused(
         export_model("classify", root, format="torch_export")
     assert (before / "model.pt2").read_bytes() == kept
 
-    # without the comparison of answers, the metric on record would tell
+    # even without the comparison of answers, the recorded metric shows the error
     monkeypatch.setattr(portable, "_difference", lambda *_: 0.0)
     with pytest.raises(UserError, match="its weights do not reproduce the record"):
         export_model("classify", root, format="torch_export")

@@ -1,5 +1,5 @@
-"""Passwords in addresses: they work, and nobody sees them. Every option and variable that takes an
-address is fed with one."""
+"""Passwords in addresses work, and nobody sees them. Every option and variable that takes an
+address gets one."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ def spellings(password: str) -> set[str]:
 
 
 def check_hidden(said: Said, folder: Path, password: str) -> None:
-    """Neither output nor any file has the password in any spelling."""
+    """Assert that neither the output nor any file has the password in any spelling."""
     shown = [said.out, said.err]
     shown += [content.decode(errors="replace") for content in left_in(folder).values()]
     for spelling in spellings(password):
@@ -46,8 +46,8 @@ def check_hidden(said: Said, folder: Path, password: str) -> None:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A server that answers {} to everything; its host, and path and authorization of each
-    request."""
+    """A server that answers {} to everything. Yield its host, and the path and authorization of
+    each request."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,7 +73,7 @@ def server() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables that `default_uri` sets are gone after the test."""
+    """Remove the variables that `default_uri` sets after the test."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -142,7 +142,7 @@ OTHER_FORMS = [
 
 
 def declared(of: Any, name: str) -> tuple[str, Any]:
-    """How a value is typed, with its type; "" stands for a place without a word before it."""
+    """The option name of a value, and its type. "" stands for a positional argument."""
     kind, about = get_args(of)[:2]
     if isinstance(about, ArgumentInfo):
         return "", kind
@@ -224,7 +224,7 @@ VARIABLES = [
     ("AWS_ENDPOINT_URL", f"http://{{}}@{NOWHERE}", ("--storage", "s3://bucket/runs")),
     ("AWS_ENDPOINT_URL_S3", f"http://{{}}@{NOWHERE}", ("--storage", "s3://bucket/runs")),
 ]
-"""Variables of the environment that hold addresses, and options with which they are read."""
+"""Environment variables that hold addresses, and options that make the command read them."""
 ELSEWHERE = {
     "RAY_ADDRESS": "test_the_address_of_a_cluster_shows_no_password",
     "RAY_API_SERVER_ADDRESS": "ours: 127.0.0.1",
@@ -328,7 +328,7 @@ def test_the_server_of_the_ui_is_not_given_its_password_as_an_argument(
     from tune.ui import serve
 
     class Ended:
-        pid, returncode = 999_999_999, 1  # no process has it
+        pid, returncode = 999_999_999, 1  # no process has this id
 
         def __init__(self, words: list[str], env: dict[str, str], **_: Any):
             assert not [word for word in words if "correct-horse" in word]
@@ -349,7 +349,7 @@ def test_the_server_of_the_ui_is_not_given_its_password_as_an_argument(
 def test_what_is_kept_of_mlflow_is_under_an_address_without_password(
     call: Call, tmp_path: Path
 ) -> None:
-    """The file that says how far MLflow has a study."""
+    """It is in the file that records how much of a study MLflow has."""
     from tune.tracking.saved_state import save_state, saved_state
 
     save_state(tmp_path, "postgresql://someone:correct-horse@host/db", {"offset": 1})

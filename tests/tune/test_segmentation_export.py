@@ -1,4 +1,4 @@
-"""An exported model answers as the trained one does, and paints a folder of images."""
+"""An exported model answers as the trained one does, and segments a folder of images."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_served_and_painted(tmp_path: Path) -> None:
 
 
 def search_shapes(root: Path) -> None:
-    """A study `shapes` of one trial of `segment`."""
+    """Run a study `shapes` of one trial of `segment`."""
     one_trial(
         root,
         "shapes",
@@ -94,7 +94,7 @@ def test_a_study_is_exported_by_command(
     assert [result.name for result in results] == list(CLASSES)
     known = shapes().val.masks(np.arange(12)).numpy() != IGNORE
     assert sum(result.count for result in results) == known.sum()
-    # the scores: as many as classes, in the image's size
+    # the scores: one channel per class, in the image's size
     assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()
     monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes", "--storage", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -1,5 +1,5 @@
-"""A proxy in the environment and a reader that goes away: neither ends a study, nor stands between
-the product and its own servers."""
+"""A proxy in the environment and a reader that goes away do not end a study, and a proxy does not
+come between vistune and its own servers."""
 
 import os
 import signal
@@ -26,13 +26,13 @@ PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"
 @pytest.fixture
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*PROXIES, "no_proxy", "NO_PROXY", "grpc_proxy"):
-        monkeypatch.setenv(name, "")  # so that the end of the test restores it
+        monkeypatch.setenv(name, "")  # so that the test restores it when it ends
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Address of a server on the loopback interface that greets."""
+    """Address of a server on the loopback interface that sends a greeting."""
 
     class Greeting(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -88,7 +88,7 @@ def test_an_environment_without_proxy_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("words", [["tune/run.py"], ["tune/report.py"], ["-m", "tune.ui"]])
 def test_an_interrupt_during_the_imports_says_nothing(tmp_path: Path, words: list[str]) -> None:
-    """Of the traceback of an import nobody learns anything."""
+    """A traceback from an import would tell the user nothing."""
     interrupt = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
     for module in ("typer", "sqlite3"):
         (tmp_path / f"{module}.py").write_text(interrupt)
@@ -111,7 +111,7 @@ def test_a_report_that_is_interrupted_says_no_more(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By Ctrl-C, or by Ctrl-D in the place of an answer."""
+    """Ctrl-C interrupts it, or Ctrl-D instead of an answer."""
     from tune import report
 
     def interrupt(*_: object) -> None:
@@ -143,7 +143,7 @@ def test_a_current_folder_that_is_gone_is_refused(tmp_path: Path) -> None:
 def test_commands_are_spelled_where_the_current_folder_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study whose storage is elsewhere comes to its end, and says how to look at it."""
+    """A study whose storage is elsewhere reaches its end, and prints the commands that show it."""
     monkeypatch.chdir(tmp_path)
     here = tmp_path / "here"
     here.mkdir()
@@ -166,7 +166,7 @@ open(sys.argv[1], "w").write(sys.stdout.encoding)
 
 
 def test_a_process_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
-    """As `| head` reads: a few lines, and then it is gone."""
+    """`| head` reads a few lines and exits."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "end")],
         cwd=REPO,
