@@ -1,5 +1,5 @@
-"""`python -m tests.crash`: try every crash of the tiny studies, and print what was not recovered
-from."""
+"""`python -m tests.crash`: try every crash of the tiny studies, and print those that a study did
+not recover from."""
 
 import argparse
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 from tests.crash import operations
 
 _KINDS = ("kill", "torn", "power", "signal", "double")
-_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where a sync takes no time
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # here a sync takes no time
 _COLUMNS = ("changes", "crashes", *_KINDS, "wrong", "left", "CPU s", "seconds")
 _WIDTH = 9
 
 
 def main() -> int:
-    """Parse argv, try, print a table. Returns 1 where something was not recovered from."""
+    """Parse argv, try the crashes, print a table. Return 1 if a study did not recover from one."""
     options = _options()
     if not operations.is_preloaded():
         environment = operations.preloaded() | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _try_one(options: argparse.Namespace) -> int:
-    """One crash again: what is wrong after it, and what the resumed command said."""
+    """Repeat one crash. Print what is wrong after it, and the output of the resumed command."""
     from tests.crash.enumerator import Crash, Enumerator
     from tests.crash.tiny import STUDIES
 
@@ -51,7 +51,7 @@ def _try_one(options: argparse.Namespace) -> int:
 
 
 def _try_all(options: argparse.Namespace) -> int:
-    """Every crash of every study, and samples on Ray."""
+    """Try every crash of every study, and samples on Ray."""
     from tests.crash.enumerator import Findings
     from tests.crash.tiny import STUDIES
 
@@ -99,7 +99,8 @@ def _of_study(name: str, options: argparse.Namespace) -> "Findings":  # noqa: F8
 def _on_ray(
     workers: int, options: argparse.Namespace, same: set[str] | None
 ) -> tuple["Findings", set[str]]:  # noqa: F821
-    """Sampled crashes on Ray, and the facts that are always the same there."""
+    """Try sampled crashes on Ray. Return the findings, and the facts that are always the same
+    there."""
     from tests.crash.enumerator import Findings
     from tests.crash.on_ray import RayStudy
 
@@ -117,7 +118,7 @@ def _on_ray(
 
 
 def _spent() -> tuple[float, float]:
-    """CPU seconds of the processes that have ended, and the time."""
+    """CPU seconds of the child processes that have ended, and the current time."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime, time.monotonic()
 

@@ -1,11 +1,11 @@
-"""What once broke, done again by the command line, against this checkout or an earlier one.
+"""Repeat past failures through the command line, against this checkout or an earlier one.
 
     python -m tests.crash.acts                                    this checkout
     python -m tests.crash.acts --checkout ../before               that of 5d3a9ec, say
     python -m tests.crash.acts --only storage --only records
 
-Each act does to a study of the toy what one number of docs/notes/crash.md is about, and tells what
-broke, or nothing. At 5d3a9ec all of them broke.
+Each act repeats one number of docs/notes/crash.md on a study of the toy. It returns what broke, or
+an empty string. At 5d3a9ec all of them broke.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHORT = ("--local", "--repeats", "0", "--set", "train.epochs=2")
 
 
 def storage(place: Place) -> str:
-    """A network disk whose handle is stale: checkpoints cannot be written."""
+    """The handle of a network disk is stale, so checkpoints cannot be written."""
     words = ("--trials", "8", *SHORT)
     done = place.toy(*words, act="errno:ESTALE")
     if failed := place.states()["FAIL"]:
@@ -48,7 +48,7 @@ def storage(place: Place) -> str:
 
 
 def breaker(place: Place) -> str:
-    """A library that is missing: no trial can do anything."""
+    """A library is missing, so no trial can train."""
     words = ("--trials", "10", *SHORT)
     done = place.toy(*words, act="broken")
     if place.states()["FAIL"] > 5:
@@ -58,7 +58,7 @@ def breaker(place: Place) -> str:
 
 
 def retry(place: Place) -> str:
-    """The default alone failed, for a cause outside itself."""
+    """Only the default failed, for an external reason."""
     place.toy("--trials", "3", *SHORT, act="broken:first")
     if place.states()["FAIL"] != 1:
         return f"the act itself failed: {dict(place.states())}, {place.said[-300:]}"
@@ -67,7 +67,7 @@ def retry(place: Place) -> str:
 
 
 def spot(place: Place) -> str:
-    """A trial whose process is lost after every new epoch, on Ray."""
+    """A trial on Ray loses its process after every new epoch."""
     words = ("--trials", "1", "--repeats", "0", "--set", "train.epochs=8", "--concurrent", "1")
     done = place.toy(*words, act="spot")
     killed = len((place.folder / "kills").read_text())
@@ -77,7 +77,7 @@ def spot(place: Place) -> str:
 
 
 def mlflow(place: Place) -> str:
-    """SIGKILL while MLflow makes its tables."""
+    """SIGKILL comes while MLflow makes its tables."""
     words = ("--trials", "1", *SHORT)
     for seconds in (0.3, 1.0, 2.0):
         shutil.rmtree(place.storage)
@@ -95,7 +95,7 @@ def mlflow(place: Place) -> str:
 
 
 def _databases(place: Place) -> Iterator[Path]:
-    """Files that are, or are to be, a database of MLflow."""
+    """Files that are, or will become, a database of MLflow."""
     for path in place.folder.rglob("*mlflow*db*"):
         with contextlib.suppress(OSError):
             if path.is_file() and path.stat().st_size > 0 and "lock" not in path.name:
@@ -103,7 +103,7 @@ def _databases(place: Place) -> Iterator[Path]:
 
 
 def records(place: Place) -> str:
-    """A line of the log is lost, by a disk or an editor."""
+    """A disk or an editor loses a line of the log."""
     place.toy("--trials", "3", *SHORT)
     log = place.study / "events.jsonl"
     lines = log.read_text().splitlines(keepends=True)
@@ -125,7 +125,7 @@ def copied(place: Place) -> str:
 
 
 def named(place: Place) -> str:
-    """A study called as a file of the storage."""
+    """A study has the name of one of the storage's files."""
     done = place.toy("--trials", "1", *SHORT, "--study", "mlflow.db")
     return "" if done.code == 2 and "--study" in done.said else str(done)
 
@@ -143,8 +143,8 @@ def twice(place: Place) -> str:
 
 
 def bucket(place: Place) -> str:
-    """SIGKILL between writing weights and renaming them, in a study in a bucket; and what a head
-    leaves there that is killed before it has removed it."""
+    """In a bucket, SIGKILL comes between writing weights and renaming them. Other objects are there
+    that a head left when it was killed before it removed them."""
     address = f"s3://{BUCKET}/runs"
     with bucket_server() as environment:
         words = ("--trials", "3", *SHORT, "--storage", address)
@@ -161,7 +161,7 @@ def bucket(place: Place) -> str:
 
 
 def password(place: Place) -> str:
-    """A server of MLflow that asks for user and password."""
+    """An MLflow server asks for user and password."""
     secret = "pa55w0rd"
     with password_server() as (port, authorised):
         address = f"http://someone:{secret}@127.0.0.1:{port}"
@@ -173,7 +173,7 @@ def password(place: Place) -> str:
 
 
 def pruned(place: Place) -> str:
-    """Snapshots of trials that were stopped, which nobody draws."""
+    """Snapshots of stopped trials, which are never drawn, must not stay."""
     place.toy("--trials", "8", "--local", "--repeats", "0", "--set", "train.epochs=9")
     stopped = [e["trial"] for e in place.events("end") if e["state"] == "PRUNED"]
     folders = [place.study / f"trials/{number:04d}" for number in stopped]
@@ -184,7 +184,7 @@ def pruned(place: Place) -> str:
 
 
 def group(place: Place) -> str:
-    """SIGTERM to the whole process group, as scancel, systemd and `timeout` send it, on Ray."""
+    """SIGTERM goes to the whole process group on Ray, as scancel, systemd and `timeout` send it."""
     words = ("--trials", "6", "--repeats", "0", "--set", "train.epochs=30", "--concurrent", "1")
     process = place.start_toy(*words, "--set", "sleep_s=0.2")
     place.wait_for(lambda: len(place.events("report")) > 1, process)
@@ -200,7 +200,7 @@ def group(place: Place) -> str:
 
 
 def cluster(place: Place) -> str:
-    """Packages of a machine that joins, and the machines that a head may start."""
+    """A joining machine installs pinned packages, and a head may start only its own machines."""
     files = [*place.checkout.glob("cluster*.yaml"), *place.checkout.glob("cluster/*.*")]
     if not any("--require-hashes" in path.read_text() for path in files):
         return "nodes install what pip finds on that day"
@@ -211,7 +211,8 @@ def cluster(place: Place) -> str:
 
 
 def room(place: Place) -> str:
-    """More workers than this machine has cores, and the corrected command."""
+    """A command asks for more workers than this machine has cores, and must leave no study
+    behind."""
     words = ("pretrain", "--data", "digits", "--trials", "1", "--storage", "runs")
     done = place.command("tune/run.py", *words, "--workers", "9")
     if done.code != 2 or "--workers" not in done.said:
@@ -221,7 +222,7 @@ def room(place: Place) -> str:
 
 
 def senseless(place: Place) -> str:
-    """Values that cannot work."""
+    """Values that cannot work are refused."""
     for value in ("train.threads=100000", "train.batch_size=999999999"):
         done = place.command(
             "tune/run.py", "pretrain", "--data", "digits", "--local", "--trials", "1",
@@ -233,7 +234,7 @@ def senseless(place: Place) -> str:
 
 
 def served(place: Place) -> str:
-    """Floats of 0 to 1, sent to a served classifier of bytes as a client sends them."""
+    """Floats from 0 to 1 are sent to a served classifier that takes bytes."""
     common = ("--set", "train.epochs=1", "--set", "train.epoch_images=64")
     done = place.command(
         "tune/run.py", "pretrain", "--data", "digits", "--local", "--trials", "1", "--repeats", "0",
@@ -294,13 +295,13 @@ ACTS: dict[str, tuple[str, Case]] = {
 
 
 def _all_ended(place: Place, trials: int) -> bool:
-    """True where so many trials have ended, and none of them as failed."""
+    """True if this many trials have ended, and none has failed."""
     states = place.states()
     return states.total() == trials and not states["FAIL"]
 
 
 def main() -> int:
-    """Parse argv, do the acts, print a line for each. Returns 1 where something broke."""
+    """Parse argv, run the acts, print a line for each. Return 1 if something broke."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.acts", description=__doc__)
     parser.add_argument("--checkout", type=Path, default=REPO, help="default: this one")
     parser.add_argument("--only", action="append", choices=ACTS, help="default: all")
@@ -317,7 +318,7 @@ def main() -> int:
 
 
 def _empty_database(scratch: Path, checkout: Path) -> Path:
-    """MLflow's database, made once for all acts but one."""
+    """MLflow's database, made once for all acts but `mlflow`."""
     place = Place(scratch / "empty", checkout)
     database = place.folder / "mlflow.db"
     program = f"import mlflow; mlflow.MlflowClient('sqlite:///{database}').search_experiments()"

@@ -1,10 +1,9 @@
-"""The ways in which a study can come to grief, by the record of its changes.
+"""The ways in which a study can crash, computed from the record of its changes.
 
-A study is no more than its files. Two crashes that leave the same files are one, and the first of
-them stands for all: a kill before a sync leaves what a kill after it does, and most power cuts
-leave what an earlier kill has left. Nobody reads a partial file, so what is in one makes no
-difference either; of those that are left out for this reason or another, one in fifty is tried all
-the same.
+A study is no more than its files. Two crashes that leave the same files are equivalent, and the
+first of them is tried for all: a kill before a sync leaves what a kill after it does, and most
+power cuts leave what an earlier kill left. Nobody reads a partial file, so its content makes no
+difference either. One in fifty of the crashes that are left out is tried nevertheless.
 """
 
 import random
@@ -23,32 +22,32 @@ _BY_SIGNAL = 0.05
 _TWICE = 0.1
 """Shares of the moments that are tried."""
 _AFTER_RESUME = 12
-"""A resumed study changes so many files more than what was left to do."""
+"""A resumed study makes up to this many more changes than were left to do."""
 _TORN = "torn"
 
 
 @dataclass(frozen=True)
 class Crash:
-    """One way in which a study can come to grief."""
+    """One way in which a study can crash."""
 
     kind: str
     at: int
-    """Number of the change, from 1: it does not happen any more."""
+    """Number of the first change that does not happen, from 1."""
     detail: str = ""
-    """What a power cut leaves (`disk.LOSSES`); of a signal `torn`, where half of a write comes
-    through; of a double kill the change of the second one."""
+    """For a power cut, what it leaves (`disk.LOSSES`). For a signal, `torn` if half of a write is
+    in the file. For a double kill, the change of the second kill."""
 
     def __str__(self) -> str:
         return ":".join(filter(None, (self.kind, str(self.at), self.detail)))
 
     @property
     def is_torn(self) -> bool:
-        """True for a signal that half of a write precedes."""
+        """True for a signal that comes after half of a write."""
         return self.detail == _TORN
 
     @classmethod
     def read(cls, text: str) -> "Crash":
-        """Read a crash as it is printed."""
+        """Parse a crash from its printed form."""
         kind, at, *detail = text.split(":")
         return cls(kind, int(at), *detail)
 
@@ -58,9 +57,9 @@ class Crashes:
     """The crashes of a study.
 
     Attributes:
-        tried: those that are tried, in an order by chance.
-        differing: number of those that leave different files, or are done by a signal.
-        all: number of all, with those that leave the same files.
+        tried: the crashes to try, in random order.
+        differing: number of crashes that leave different files or are done by a signal.
+        all: number of all crashes, including those that leave the same files.
     """
 
     tried: list[Crash]
@@ -79,8 +78,8 @@ def crashes_of(
 
     Args:
         root: folder of the changes.
-        kinds: of `KINDS`.
-        most: try so many of them at most, of each kind its share; None: all.
+        kinds: a selection of `KINDS`.
+        most: try at most this many, the same share of each kind; None: all.
         draw: chooses them, and the second kills.
     """
     seen: set[int] = set()
@@ -106,7 +105,7 @@ def files_left(disk: Disk, change: Change, crash: Crash) -> Files:
     """The files after a crash.
 
     Args:
-        disk: before the change that does not happen any more.
+        disk: its state before the change that does not happen.
     """
     if crash.kind == "power":
         return disk.left(crash.detail)
@@ -116,7 +115,7 @@ def files_left(disk: Disk, change: Change, crash: Crash) -> Files:
 
 
 def _at(at: int, change: Change, kinds: Collection[str]) -> Iterator[Crash]:
-    """The crashes before a change whose files are known without a process that is killed."""
+    """The crashes before a change, as far as their files can be computed."""
     if "kill" in kinds:
         yield Crash("kill", at)
     if "torn" in kinds and len(change.content) > 1:
@@ -129,7 +128,7 @@ def _at(at: int, change: Change, kinds: Collection[str]) -> Iterator[Crash]:
 def _in_processes(
     changes: Sequence[Change], kinds: Collection[str], draw: random.Random
 ) -> Iterator[Crash]:
-    """Crashes of a process that really is killed: as a test of those that are computed, and of a
+    """Crashes in which a process really is killed. They test the computed ones, and kill the
     process that resumes."""
     for at, change in enumerate(changes, 1):
         if "signal" in kinds and draw.random() < _BY_SIGNAL:
@@ -141,7 +140,7 @@ def _in_processes(
 
 
 def _share(found: Sequence[Crash], most: int) -> list[Crash]:
-    """At most so many of them, of each kind as large a part as of the others."""
+    """At most this many crashes, with the same share of each kind."""
     by_kind: dict[str, list[Crash]] = defaultdict(list)
     for crash in found:
         by_kind[crash.kind].append(crash)
@@ -154,12 +153,12 @@ def _share(found: Sequence[Crash], most: int) -> list[Crash]:
 
 
 def _key(files: Files) -> int:
-    """A number that is the same for files between which no reader can tell."""
+    """Hash the files so that files which no reader can tell apart get the same number."""
     return hash(
         tuple((path, None if _is_unread(path) else content) for path, content in files.items())
     )
 
 
 def _is_unread(path: str) -> bool:
-    """True for a partial file, or one in a partial folder."""
+    """True for a partial file, or a file in a partial folder."""
     return any(is_partial(part) for part in Path(path).parts)

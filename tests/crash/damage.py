@@ -1,12 +1,12 @@
-"""What a disk, a copy that broke off, an editor or a script can do to the files of a study.
+"""Damage the files of a study as a disk, an interrupted copy, an editor or a script can.
 
     python -m tests.crash.damage                 every damage of the toy's record
     python -m tests.crash.damage --only trials/0000
     python -m tests.crash.damage --only journal --lines      each of its lines is lost
 
-After each damage the same command runs once more. It never ends with a traceback. It
-refuses with a line that names the file, or it comes to a record that agrees with itself: every
-trial once, log and journal the same; and where that is not the record of before, it says so.
+After each damage the same command runs once more. It never ends with a traceback. Either it refuses
+with a line that names the file, or its record is consistent: every trial once, log and journal
+equal. If that is not the earlier record, the command says so.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tests.crash.operations import read_changes
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 Damage = Callable[[bytes], bytes | None]
-"""Content -> what is left of it; None: it does not apply."""
+"""Content -> damaged content, or None if the damage does not apply."""
 
 
 def _lines(change: Callable[[list[bytes], int], list[bytes]]) -> Damage:
-    """A damage of the line in the middle."""
+    """A damage to the middle line."""
 
     def damage(content: bytes) -> bytes | None:
         lines = content.splitlines(keepends=True)
@@ -47,7 +47,7 @@ def _text(change: Callable[[bytes], bytes]) -> Damage:
 
 
 RECORD = ("toy/events.jsonl", "toy/study.journal", "toy/study.json")
-"""The files that a study cannot do without."""
+"""The files that a study needs."""
 
 DAMAGES: dict[str, Damage] = {
     "empty": lambda content: b"" if content else None,
@@ -67,14 +67,14 @@ DAMAGES: dict[str, Damage] = {
     "null": _text(lambda content: b"null\n"),
     "list": _text(lambda content: b"[1]\n"),
 }
-"""Name -> what happens to a file's content."""
+"""Name -> change of a file's content."""
 _LOST = "lost line "
 PLACES = ("missing", "folder", "dangling")
-"""What else may be in the place of a file."""
+"""Damages that leave no file: nothing, a folder, a dangling link."""
 
 
 def damaged(root: Path, path: str, name: str) -> bool:
-    """Damage a file. False where the damage does not apply."""
+    """Damage a file. Return False if the damage does not apply."""
     file = Path(path)
     if name in PLACES:
         file.unlink()
@@ -101,8 +101,8 @@ class Damaged:
     """A study that is damaged again and again.
 
     Args:
-        folder: of scratch files.
-        half: the study was killed in the middle; otherwise it has come to its end.
+        folder: for scratch files.
+        half: True if the study was killed in the middle, False if it has reached its end.
     """
 
     def __init__(self, folder: Path, half: bool):
@@ -119,7 +119,7 @@ class Damaged:
             self.files = Disk(self.home.path).apply_all(changes[: len(changes) // 2]).left()
 
     def names(self) -> Iterator[str]:
-        """Paths of the files, of all trials the first and the last."""
+        """Paths of the files, but only the first and the last of the trials."""
         trials = sorted({path for path in self.files if Path(path).parent.name == "trials"})
         passed_over = trials[1:-1]
         for path, content in self.files.items():
@@ -127,12 +127,13 @@ class Damaged:
                 yield path
 
     def damages(self, path: str) -> list[str]:
-        """The loss of each line of a file."""
+        """Damages that each lose one line of a file."""
         content = self.files[path] or b""
         return [f"{_LOST}{number}" for number in range(len(content.splitlines()))]
 
     def after(self, path: str, name: str) -> str | None:
-        """Damage a file and run the command. Returns what came of it; None: it does not apply."""
+        """Damage a file and run the command. Return the result, or None if the damage does not
+        apply."""
         shutil.rmtree(self.home.path)
         self.home.path.mkdir()
         restore(self.home.path, self.files)
@@ -146,7 +147,7 @@ class Damaged:
         last = (said.strip().splitlines() or [""])[-1]
         if "Traceback" in said or code not in (0, 1, 2):
             return f"WRONG exit {code}: {last}"
-        # of a manifest that can be read, a value may have been changed by hand
+        # a manifest that can be read may be refused for a value, as if edited by hand
         names_it = name in said or "exists with another configuration" in said
         if code != 0:
             return f"{'refused' if names_it else 'WRONG refused without its name'}: {last[:300]}"
@@ -165,11 +166,12 @@ class Damaged:
         facts = facts_of(self.home)
         science = [key for key in self.wanted if "trial" in key and "file" not in key]
         science = [key for key in science if key.startswith("toy: Optuna's trial")]
-        # without Optuna's attributes, such as the place of the weights, which nobody reads
+        # without the trial's user attributes in Optuna, such as the path of the weights, which
+        # nobody reads
         return all((facts.get(key) or [])[:-1] == self.wanted[key][:-1] for key in science)
 
     def _disagreements(self) -> list[str]:
-        """How the record contradicts itself."""
+        """Return the contradictions within the record."""
         from tests.crash.outcome import facts_of
         from tune.study.events import EventLog
 
@@ -179,7 +181,7 @@ class Damaged:
         for event in events:
             if event["event"] not in ("report", "end"):
                 continue
-            # A line that is there twice says the same twice; a start that was written back repeats
+            # A line that is there twice has the same content. A start that was written back repeats
             # the end after it.
             key = event["event"], event["trial"], event.get("repeat"), event.get("epoch")
             what = event.get("state"), event.get("value"), event["metrics"].get("val/top1")
@@ -199,7 +201,7 @@ class Damaged:
 
 
 def main() -> int:
-    """Parse argv, damage, print. Returns 1 where something is wrong."""
+    """Parse argv, damage files, print. Return 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.damage", description=__doc__)
     parser.add_argument("--only", help="files with this in their path; default: the record's")
     parser.add_argument("--lines", action="store_true", help="each line is lost, and nothing else")

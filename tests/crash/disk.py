@@ -1,15 +1,15 @@
-"""The files that a kill and a power cut leave, by the record of the changes before it.
+"""The files that a kill or a power cut leaves, computed from the changes before it.
 
-A process that is killed takes no file along: what was written in memory is there for the next one.
+A kill loses no files: the next process finds what was written, though it is only in memory.
 
-A file system keeps what was written in memory until it is synced. This one is as ext4 and XFS are:
-names (files made, renamed, removed) reach the disk in their order, and every sync brings all
-earlier ones along; the content of a file reaches it by a sync of that file.
+A power cut loses what was written but not synced. This disk behaves like ext4 and XFS: names (files
+made, renamed, removed) reach the disk in order, and every sync brings all earlier ones along. The
+content of a file reaches the disk when that file is synced.
 
     names     all that was not synced is lost, names too
-    data      names came through, content was not synced: a file that was renamed into place is
-              empty
-    zeros     names and lengths came through, content was not synced: zeros stand in its place
+    data      names reached the disk, unsynced content did not: a file that was renamed into place
+              is empty
+    zeros     names and lengths reached the disk, unsynced content did not: it is zeros
 """
 
 import itertools
@@ -23,13 +23,13 @@ from tests.crash.operations import Change
 LOSSES = ("names", "data", "zeros")
 
 Names = dict[str, int | None]
-"""Path -> number of the file; None for a folder."""
+"""Path -> number of the file, or None for a folder."""
 Files = dict[str, bytes | None]
-"""Path -> content; None for a folder."""
+"""Path -> content, or None for a folder."""
 
 
 class Disk:
-    """Files and folders, those in memory beside those on the disk."""
+    """Files and folders, as they are in memory and as they are on the disk."""
 
     def __init__(self, root: Path):
         self._root = str(root)
@@ -41,11 +41,11 @@ class Disk:
         self._synced: dict[int, bytes] = {}
 
     def apply(self, change: Change) -> None:
-        """Make one change."""
+        """Apply one change."""
         getattr(self, f"_{change.kind}")(change)
 
     def apply_all(self, changes: Iterable[Change]) -> "Disk":
-        """Make these changes, and return the disk."""
+        """Apply these changes, and return the disk."""
         for change in changes:
             self.apply(change)
         return self
@@ -54,7 +54,7 @@ class Disk:
         """Everything that is left now, parents first.
 
         Args:
-            loss: of a power cut; None: the process ends, and the machine keeps all.
+            loss: kind of power cut; None: only the process ends, and nothing is lost.
         """
         names = self._synced_names if loss == "names" else self._names
         return {
@@ -63,7 +63,7 @@ class Disk:
         }
 
     def torn(self, change: Change) -> Files:
-        """Everything that is left where the process ends in the middle of a write."""
+        """Everything that is left if the process ends in the middle of a write."""
         files = self.left()
         half = change.content[: len(change.content) // 2]
         files[change.path] = _overwritten(self._file(change.path)[:], change.offset, half)
@@ -78,8 +78,8 @@ class Disk:
         return left + bytes(max(0, len(self._content[number]) - len(left)))
 
     def _freeze(self, number: int) -> bytes:
-        """The content of a file, which is the same object until it changes: Python computes its
-        hash once."""
+        """The content of a file. It is the same object until it changes, so Python computes its
+        hash only once."""
         if number not in self._frozen:
             self._frozen[number] = bytes(self._content[number])
         return self._frozen[number]
@@ -123,7 +123,7 @@ class Disk:
         del self._names[change.path]
 
     def _changing(self, path: str) -> bytearray:
-        """The content of a file that is about to change."""
+        """The content of a file, to be changed."""
         number = self._number(path)
         self._frozen.pop(number, None)
         return self._content[number]
@@ -138,10 +138,10 @@ class Disk:
 
 
 def restore(root: Path, files: Files) -> None:
-    """Make the files below a folder these.
+    """Replace everything below a folder by these files.
 
     Args:
-        files: with the folder itself.
+        files: include the folder itself.
     """
     for found in root.iterdir():
         shutil.rmtree(found) if found.is_dir() else found.unlink()

@@ -1,4 +1,4 @@
-"""Every crash of a study, one after the other; see the package's docstring."""
+"""Try every crash of a study, one after the other; see the package's docstring."""
 
 import json
 import os
@@ -22,19 +22,19 @@ class Findings:
     """The results of many crashes."""
 
     tried: dict[str, int] = field(default_factory=dict)
-    """Kind -> number."""
+    """Kind -> number of crashes tried."""
     changes: int = 0
-    """Changes of the study that nothing happened to."""
+    """Number of changes of the undisturbed study."""
     crashes: int = 0
-    """Crashes of it, with those that leave the same files."""
+    """Number of its crashes, including those that leave the same files."""
     differing: int = 0
-    """Those of them that leave different files."""
+    """Number of those that leave different files."""
     bad: dict[str, list[str]] = field(default_factory=dict)
     """Crash -> everything that is wrong after it."""
 
     @property
     def leftovers(self) -> int:
-        """Crashes after which there were files too many, and nothing else was wrong."""
+        """Crashes after which there were additional files, and nothing else was wrong."""
         return sum(
             all(line.startswith("left over: file") for line in found) for found in self.bad.values()
         )
@@ -45,7 +45,7 @@ class Findings:
         return len(self.bad) - self.leftovers
 
     def add(self, other: "Findings") -> None:
-        """Take in those of another process."""
+        """Add the findings of another process."""
         self.tried = dict(Counter(self.tried) + Counter(other.tried))
         self.changes = max(self.changes, other.changes)
         self.crashes = max(self.crashes, other.crashes)
@@ -54,7 +54,7 @@ class Findings:
 
 
 class Enumerator:
-    """Tries crashes of one study in one place."""
+    """Try crashes of one study in one place."""
 
     def __init__(self, folder: Path, study: TinyStudy):
         self.home = Home(folder, study)
@@ -70,14 +70,14 @@ class Enumerator:
         """The crashes to try.
 
         Args:
-            points: so many of them at most; None: all, or as many as the study says.
+            points: at most this many; None: all, or as many as the study says.
         """
         draw = random.Random(f"{self.home.study.name} {seed}")
         most = self.home.study.most if points is None else points
         return crashes_of(self.home.path, self.changes, kinds, most, draw)
 
     def after(self, crash: Crash) -> list[str]:
-        """Let the study crash and resume. Returns everything that is wrong then."""
+        """Let the study crash and resume. Return everything that is wrong then."""
         self.home.clear()
         if crash.kind == "signal":
             self.home.run(crash.at, torn=crash.is_torn)
@@ -108,8 +108,8 @@ class Enumerator:
 
 
 def _check_record(root: Path, changes: list[Change]) -> None:
-    """The changes must explain every byte that the study has left: what a kill leaves is computed
-    from them."""
+    """Check that the changes explain every byte that the study left, because the files after a kill
+    are computed from them."""
     computed = Disk(root).apply_all(changes).left()
     found = read_files(root)
     other = [
@@ -130,11 +130,12 @@ def enumerate_crashes(
     jobs: int = 1,
     tell: Callable[[str], None] = print,
 ) -> Findings:
-    """Try the crashes of a study in several processes; a line for each that is not recovered from.
+    """Try the crashes of a study in several processes, and print a line for each that it did not
+    recover from.
 
     Args:
-        folder: of scratch files, one folder below it for each process.
-        points: try so many of them at most; None: all, or as many as the study says.
+        folder: for scratch files; each process has a folder below it.
+        points: try at most this many; None: all, or as many as the study says.
         seed: chooses them, and the second kills.
         jobs: number of processes.
     """
@@ -164,7 +165,7 @@ def _work(
     answer: Path,
     tell: Callable[[str], None],
 ) -> None:
-    """Try a share of the crashes, and end this process."""
+    """Try a share of the crashes, then end this process."""
     try:
         number, jobs = share
         enumerator = Enumerator(folder / f"{study.name}-{number}", study)

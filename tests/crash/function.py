@@ -1,4 +1,4 @@
-"""A study whose trials take milliseconds, as a user writes it: a file."""
+"""A user's file with a study whose trials take milliseconds."""
 
 FUNCTION = '''
 """A curve that its learning rate bends: saved and reported like a training."""
@@ -19,4 +19,4 @@ EXPERIMENT = function_experiment(
     train, objective="accuracy", space={"lr": (0.01, 1.0, "log")}, default={"lr": 0.05}
 )
 '''
-"""Text of the file."""
+"""Content of the file."""

@@ -1,17 +1,16 @@
-"""Memory, handles, threads, processes and disk of a long study: what must not grow.
+"""Memory, handles, threads, processes and disk must not grow during a long study.
 
-Of each start of the driver that saw enough trials, its resources are the same in the end as after
-its first trials. The disk grows by no more a trial in the second half of the study than in the
-first.
+For each start of the driver that saw enough trials, its resources at the end are those after its
+first trials. A trial takes no more disk in the second half of the study than in the first.
 """
 
 import statistics
 from dataclasses import dataclass, field
 
 _SETTLING = 10
-"""Trials of a start before its resources count: its processes are not all there before."""
+"""Trials of a start before its resources count, because not all of its processes are there yet."""
 _ENOUGH = 40
-"""Trials of a start from which on its resources are compared."""
+"""Further trials that a start needs for its resources to be compared."""
 
 
 @dataclass
@@ -26,27 +25,28 @@ class Use:
 
 
 ALLOWED = {"memory_mb": (0.10, 20.0), "handles": (0.0, 8), "threads": (0.0, 8), "processes": (0, 3)}
-"""Resource -> growth that is none: a share, and so much besides. A study remembers its trials."""
+"""Resource -> growth that is allowed: a share, plus an absolute amount. A study remembers its
+trials."""
 _DISK_ALLOWED = 1.25
-"""Bytes of a trial in the second half of a study, by those in its first half."""
+"""Allowed bytes per trial in the second half of a study, relative to the first half."""
 
 
 @dataclass
 class Growth:
-    """Looks at the resources of a study's driver, and at its folder."""
+    """Watch the resources of a study's driver, and its folder."""
 
     uses: list[list[Use]] = field(default_factory=list)
-    """Of each start of the driver."""
+    """One list for each start of the driver."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    """Trials and bytes of the study's folder, now and then."""
+    """Trials, and bytes of the study's folder, at intervals."""
 
     def begin(self) -> None:
-        """The driver starts."""
+        """Note that the driver starts."""
         self.uses.append([])
 
     def spans(self) -> list[tuple[Use, Use]]:
-        """Of each start of the driver that saw enough trials, its resources after the first of them
-        and at the end."""
+        """For each start of the driver that saw enough trials, its resources after the first of
+        them and at the end."""
         spans = []
         for uses in self.uses:
             settled = [use for use in uses if use.trials >= uses[0].trials + _SETTLING]
@@ -56,8 +56,8 @@ class Growth:
         return spans
 
     def check(self) -> list[str]:
-        """Returns what has grown from the first trials of a start to its last, or of the disk from
-        the first half of the study to the second."""
+        """Return the resources that grew from the first trials of a start to its last, and disk use
+        that grew from the first half of the study to the second."""
         wrong = []
         for first, last in self.spans():
             for name, (share, more) in ALLOWED.items():
@@ -72,7 +72,8 @@ class Growth:
         return wrong
 
     def _bytes_of_a_trial(self) -> tuple[float, float] | None:
-        """In the first half of the study and in the second; None where there is no such half."""
+        """Bytes per trial in the first half of the study and in the second, or None if there are no
+        halves."""
         looks = [(trials, size) for trials, size in self.sizes if trials >= _SETTLING]
         if not looks:
             return None
@@ -84,7 +85,7 @@ class Growth:
         return early, (last[1] - middle[1]) / (last[0] - middle[0])
 
     def lines(self) -> list[str]:
-        """The resources of the starts, and the disk, in words."""
+        """The resources of the starts and the disk use, as text."""
         lines = [
             f"trials {first.trials} to {last.trials}: memory {first.memory_mb:.0f} to "
             f"{last.memory_mb:.0f} MB, handles {first.handles:g} to {last.handles:g}, threads "
@@ -98,6 +99,6 @@ class Growth:
 
 
 def _median(uses: list[Use]) -> Use:
-    """The middle of each resource; the trials of the last."""
+    """The median of each resource, with the trials of the last look."""
     middle = {name: statistics.median(getattr(use, name) for use in uses) for name in ALLOWED}
     return Use(uses[-1].trials, **middle)

@@ -1,4 +1,4 @@
-"""Processes that carry a mark in their environment: all that a command has started."""
+"""Processes that carry a mark in their environment: all those that a command has started."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "VISTUNE_TEST_MARK"
-"""Variable of the environment that holds it."""
+"""Environment variable that holds the mark."""
 
 
 def marked(mark: str) -> Iterator[tuple[int, str]]:
-    """Ids and command lines of the processes with a mark."""
+    """Yield id and command line of each process with the mark."""
     wanted = f"{MARK}={mark}".encode()
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended while we looked
+        with contextlib.suppress(OSError):  # it ended meanwhile
             if wanted not in (process / "environ").read_bytes().split(b"\0"):
                 continue
             if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -25,7 +25,7 @@ def marked(mark: str) -> Iterator[tuple[int, str]]:
 
 
 def end_marked(mark: str, patience_s: float = 60.0) -> None:
-    """Kill all processes with a mark, and wait until they are gone."""
+    """Kill all processes with the mark, and wait until they are gone."""
     deadline = time.monotonic() + patience_s
     while pids := [pid for pid, _ in marked(mark)]:
         assert time.monotonic() < deadline, f"processes {pids} do not end"

@@ -1,5 +1,5 @@
-"""Sampled moments of a study on Ray: the driver is killed at a change of its own, or a trial's
-process at one of its own, which the run has to notice and to mend by itself."""
+"""Sampled moments of a study on Ray: the driver is killed at one of its changes of files, or a
+trial's process at one of its own. In the latter case the run itself has to notice and recover."""
 
 import os
 import random
@@ -35,13 +35,13 @@ EXPERIMENT = replace(TOY, name="mine")
 '''
 VICTIMS = ("driver", "trial")
 _TRIAL_CHANGES = 60
-"""A trial's process makes more changes than these."""
+"""A trial's process makes more changes than this."""
 _PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
 class RayCrash:
-    """A process of a study on Ray that is killed."""
+    """A kill of one process of a study on Ray."""
 
     victim: str
     at: int
@@ -51,12 +51,12 @@ class RayCrash:
 
 
 class RayStudy:
-    """A tiny study on Ray, one trial at a time, so that it is the same every time.
+    """A tiny study on Ray, with one trial at a time, so that it is the same every time.
 
     Args:
         workers: processes of each trial.
-        same: names of facts that are the same whenever nothing happens, where that is known of
-            another such study; otherwise it runs twice to find them.
+        same: names of the facts that are the same in every undisturbed run, if known from another
+            such study; otherwise it runs twice to find them.
     """
 
     def __init__(self, folder: Path, workers: int, same: set[str] | None = None):
@@ -77,7 +77,7 @@ class RayStudy:
         self.changes = read_changes(self._record)
 
     def crashes(self, points: int, seed: int) -> list[RayCrash]:
-        """Draw moments, half of them of the driver."""
+        """Draw moments, half of them for the driver."""
         draw = random.Random(f"{self.home.study.name} {seed}")
         found = []
         for number in range(points):
@@ -87,7 +87,7 @@ class RayStudy:
         return found
 
     def after(self, crash: RayCrash) -> list[str]:
-        """Let the process be killed, and run the command again. Returns everything that is wrong
+        """Let the process be killed, and run the command again. Return everything that is wrong
         then."""
         self.home.clear()
         self._once.unlink(missing_ok=True)
@@ -114,9 +114,9 @@ class RayStudy:
         return facts_of(self.home)
 
     def _run(self, environment: dict[str, str]) -> int:
-        """Run the command to its end, and end everything that it has left running."""
+        """Run the command to its end, then end everything that it left running."""
         mark = uuid.uuid4().hex
-        cache = str(self.home.path.parent / "cache")  # with MLflow's empty database, made once
+        cache = str(self.home.path.parent / "cache")  # holds MLflow's empty database, made once
         environment = environment | {
             MARK: mark,
             "VISTUNE_CACHE": cache,

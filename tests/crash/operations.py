@@ -18,12 +18,12 @@ class Change:
     """One change of a file or folder."""
 
     kind: str
-    """create, write, truncate, sync, rename, link, unlink, mkdir, rmdir, symlink."""
+    """create, write, truncate, sync, rename, link, unlink, mkdir, rmdir, or symlink."""
     path: str
     other: str
-    """The new name of `rename` and `link`, the target of `symlink`; otherwise empty."""
+    """New name of a `rename` or `link`, target of a `symlink`, otherwise empty."""
     offset: int
-    """First byte of a `write`; length after a `truncate`."""
+    """First byte of a `write`, or length after a `truncate`."""
     content: bytes
 
     def __str__(self) -> str:
@@ -33,12 +33,12 @@ class Change:
 
 
 def compiler() -> str | None:
-    """The C compiler; None where there is none."""
+    """Path of the C compiler, or None if there is none."""
     return shutil.which("cc") or shutil.which("gcc")
 
 
 def library(source: Path = _SOURCE) -> Path:
-    """Path of a compiled library, for the linker to preload."""
+    """Path of the compiled library that the linker preloads."""
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     path = Path(tempfile.gettempdir()) / f"vistune-crash-{os.getuid()}-{digest}.so"
     if path.exists():
@@ -54,7 +54,7 @@ def library(source: Path = _SOURCE) -> Path:
 
 
 def preloaded() -> dict[str, str]:
-    """The environment of a process whose changes can be watched."""
+    """Environment of a process whose changes can be watched."""
     return {**os.environ, _PRELOAD: str(library())}
 
 
@@ -71,14 +71,14 @@ def watch(
     record: Path | None = None,
     once: Path | None = None,
 ) -> None:
-    """Count the changes below `folder` from now on, in this process and those that it forks, each
-    for itself.
+    """Count the changes below `folder` from now on, separately in this process and in each that it
+    forks.
 
     Args:
         kill_at: number of the change before which the process is killed; 0: none.
-        torn: the first half of a write comes through before.
+        torn: the first half of the write still happens.
         record: file that receives the changes (`read_changes`).
-        once: file that says that a process was killed; where it exists, no other one is.
+        once: file that marks that a process was killed; if it exists, no other process is killed.
     """
     _loaded().crash_watch(
         str(folder).encode(),
@@ -92,18 +92,18 @@ def watch(
 def from_start(
     folder: Path, kill_at: int = 0, *, record: Path | None = None, once: Path | None = None
 ) -> dict[str, str]:
-    """The environment of a process that is watched from its start on; arguments as of `watch`."""
+    """Environment of a process that is watched from its start. Arguments as in `watch`."""
     asked = f"{kill_at} 0 {folder} {record or '-'} {once or '-'}"
     return {**preloaded(), "VISTUNE_CRASH": asked}
 
 
 def counted() -> int:
-    """Changes since `watch`."""
+    """Number of changes since `watch`."""
     return int(_loaded().crash_count())
 
 
 def read_changes(path: Path) -> list[Change]:
-    """The changes in a record, in their order."""
+    """The changes in a record, in order."""
     changes = []
     content = path.read_bytes()
     at = 0

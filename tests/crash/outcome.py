@@ -1,4 +1,4 @@
-"""Everything that a study came to, and that a kill must not change."""
+"""Everything in the outcome of a study that a kill must not change."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ from tune.study.events import EventLog
 from tune.tracking.runs import OFFSET_TAG
 
 _OF_STARTS = (OFFSET_TAG, "trial.attempt", "trial.resumed_epoch")
-"""Tags that say how often a trial was started, or depend on it: the length of the log."""
+"""Tags that depend on how often a trial was started, as the length of the log does."""
 
 Facts = dict[str, Any]
-"""Name of a fact -> what it is, as JSON."""
+"""Name of a fact -> its value, as JSON."""
 
 
 def facts_of(home: Home) -> Facts:
@@ -42,7 +42,7 @@ def facts_of(home: Home) -> Facts:
 
 
 def _content(path: Path) -> bytes:
-    """The content of a file, without the second in which its study began."""
+    """The content of a file, without the time at which its study began."""
     content = path.read_bytes()
     if path.name == "study.json":
         return re.sub(rb'"created": "[^"]*"', b"", content)
@@ -50,13 +50,13 @@ def _content(path: Path) -> bytes:
 
 
 def constant(first: Facts, second: Facts) -> set[str]:
-    """The facts that are the same in two studies that nothing happened to; the others are times
-    and the like, and only their presence counts."""
+    """Names of the facts that are equal in two undisturbed studies. The others are times and the
+    like, and only their presence counts."""
     return {name for name in first.keys() & second.keys() if first[name] == second[name]}
 
 
 def differences(wanted: Facts, found: Facts, same: set[str]) -> list[str]:
-    """One line for each fact that is missing, too many, or another."""
+    """One line for each fact that is missing, additional, or different."""
     lines = [f"missing: {name}" for name in wanted.keys() - found.keys()]
     lines += [f"left over: {name}" for name in found.keys() - wanted.keys()]
     for name in same & found.keys():
@@ -66,8 +66,8 @@ def differences(wanted: Facts, found: Facts, same: set[str]) -> list[str]:
 
 
 def _of_log(path: Path) -> Iterator[tuple[str, Any]]:
-    """Events, each once but starts; all words of a study that is summarized several times are the
-    last."""
+    """Facts of the event log: each event once, starts excepted. A summary that is written several
+    times counts with its last values."""
     events, _ = EventLog.read(path)
     yield "studies", sum(event["event"] == "study" for event in events)
     yield "first event", events[0]["event"] if events else None
@@ -100,7 +100,7 @@ def _timeless(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _of_journal(path: Path) -> Iterator[tuple[str, Any]]:
-    """Trials by Optuna's own reader."""
+    """Trials, read by Optuna's own backend."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(path)))
     studies = storage.get_all_studies()
@@ -120,7 +120,7 @@ def _of_journal(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _of_mlflow(storage: Path) -> Iterator[tuple[str, Any]]:
-    """Runs, their params and metrics."""
+    """Runs, with their params, metrics and tags."""
     for name, run in store(storage).items():
         yield f"run {name}", [run["status"], run["parent"], run["params"]]
         metrics = [row[:3] for row in run["metrics"] if not row[0].startswith("time/")]
@@ -131,8 +131,8 @@ def _of_mlflow(storage: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _without_ids(name: str) -> str:
-    """The path of a file, without the random names that MLflow gives to its runs, and the times in
-    TensorBoard's."""
+    """The path of a file, without the random ids of MLflow's runs and the times in TensorBoard's
+    names."""
     timeless = re.sub(r"tfevents\.\d+", "tfevents.TIME", name)
     return re.sub(r"\b[0-9a-f]{32}\b", "ID", timeless)
 

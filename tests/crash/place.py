@@ -1,4 +1,4 @@
-"""A place in which commands of any checkout are run, and what they leave there."""
+"""A folder in which commands of any checkout are run, and what they leave there."""
 
 import json
 import os
@@ -27,9 +27,9 @@ class Done:
     """A command that has ended."""
 
     code: int
-    """Exit code; minus the signal that ended it."""
+    """Exit code, or minus the signal that ended it."""
     said: str
-    """All that it has printed."""
+    """Everything that it printed."""
     seconds: float
 
     def __str__(self) -> str:
@@ -41,9 +41,9 @@ class Place:
     """A folder with one study of the toy, `runs/toy`.
 
     Args:
-        folder: is made.
+        folder: to be made.
         checkout: root of the repository whose commands run.
-        database: an empty database of MLflow to begin with; None: MLflow makes it.
+        database: an empty MLflow database to begin with; None: MLflow makes it.
     """
 
     def __init__(self, folder: Path, checkout: Path, database: Path | None = None):
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of the environment of all commands."""
+        """Environment variables of all commands."""
         return {
             MARK: self._mark,
             "PYTHONPATH": f"{self.checkout}:{self.folder}",
@@ -74,7 +74,7 @@ class Place:
     # -- commands
 
     def toy(self, *words: str, act: str = "", **environment: str) -> Done:
-        """Run the toy to its end; arguments as of `start_toy`."""
+        """Run the toy to its end. Arguments as in `start_toy`."""
         began = time.monotonic()
         process = self.start_toy(*words, act=act, **environment)
         try:
@@ -84,16 +84,16 @@ class Place:
         return Done(code, self.said, time.monotonic() - began)
 
     def start_toy(self, *words: str, act: str = "", **environment: str) -> Process:
-        """Begin `tune/run.py toy`.
+        """Start `tune/run.py toy`.
 
         Args:
-            act: what goes wrong, as of `toy_command.py`.
+            act: what goes wrong, as in `toy_command.py`.
         """
         script = [str(_HERE / "toy_command.py"), str(self.checkout), "toy", "--storage", "runs"]
         return self._start([*script, *words], {"VISTUNE_ACT": act, **environment})
 
     def start(self, file: str, *words: str, **environment: str) -> Process:
-        """Begin another command of the checkout, such as `tune/report.py`."""
+        """Start another command of the checkout, such as `tune/report.py`."""
         return self._start([str(self.checkout / file), *words], environment)
 
     def command(self, file: str, *words: str, **environment: str) -> Done:
@@ -118,7 +118,7 @@ class Place:
             )
 
     def wait_for(self, condition: Callable[[], bool], process: Process) -> None:
-        """Wait while the command runs."""
+        """Wait for a condition while the command runs."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert process.poll() is None, f"ended too soon: {self.said}"
@@ -126,24 +126,24 @@ class Place:
             time.sleep(0.02)
 
     def kill(self, process: Process) -> None:
-        """End a command by SIGKILL, and then what it has left running."""
+        """SIGKILL a command, then end everything that it left running."""
         process.send_signal(signal.SIGKILL)
         process.wait()
         self.end()
 
     def end(self) -> None:
-        """End everything that commands have left running."""
+        """End everything that commands left running."""
         end_marked(self._mark)
 
     # -- what they leave
 
     @property
     def said(self) -> str:
-        """All that the last command has printed."""
+        """Everything that the last command printed."""
         return (self.folder / "said.txt").read_text(errors="replace")
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The events of the study's log, of one kind or of all."""
+        """The events in the study's log, of one kind or of all kinds."""
         log = self.study / "events.jsonl"
         if not log.exists():
             return []
@@ -152,12 +152,12 @@ class Place:
         return [event for event in events if kind in (None, event["event"])]
 
     def states(self) -> Counter[str]:
-        """State in which a trial ended last -> number of trials."""
+        """State in which trials last ended -> number of trials."""
         last = {e["trial"]: e["state"] for e in self.events("end") if e.get("repeat") is None}
         return Counter(last.values())
 
     def runs(self) -> list[str]:
-        """Names of MLflow's runs; none where its database cannot be read."""
+        """Names of MLflow's runs; none if its database cannot be read."""
         database = self.storage / "mlflow.db"
         if not database.exists():
             return []
@@ -170,26 +170,26 @@ class Place:
             connection.close()
 
     def texts(self) -> Iterator[tuple[Path, str]]:
-        """All files of the place, and what is in them."""
+        """Yield all files of the place with their content."""
         for path in self.folder.rglob("*"):
             if path.is_file() and path.suffix != ".py":
                 yield path, path.read_bytes().decode("latin-1")
 
 
 Case = Callable[[Place], str]
-"""Returns what broke; empty where nothing did."""
+"""Return what broke, or "" if nothing did."""
 
 
 def try_each(
     cases: Mapping[str, tuple[str, Case]], names: Iterable[str], place_of: Callable[[str], Place]
 ) -> int:
-    """Try cases, each in a place of its own, and print a line for each.
+    """Try cases, each in its own place, and print a line for each.
 
     Args:
-        cases: name -> numbers that it is about, and the case.
-        place_of: makes the place of a name.
+        cases: name -> numbers of the list that it is about, and the case.
+        place_of: makes the place for a name.
     Returns:
-        1 where something broke, else 0.
+        1 if something broke, otherwise 0.
     """
     broken = 0
     for name in names:

@@ -13,10 +13,10 @@ _KEY = "acts"
 
 @contextlib.contextmanager
 def password_server() -> Iterator[tuple[int, list[str]]]:
-    """A server that wants a password, and has nothing to offer.
+    """Serve nothing, but ask for a password.
 
     Yields:
-        Its port, and the paths that it was asked for with a password.
+        Its port, and the paths that were requested with a password.
     """
     authorised: list[str] = []
 
@@ -42,10 +42,10 @@ def password_server() -> Iterator[tuple[int, list[str]]]:
 
 @contextlib.contextmanager
 def bucket_server() -> Iterator[dict[str, str]]:
-    """moto's S3 with an empty bucket.
+    """Serve moto's S3 with an empty bucket.
 
     Yields:
-        The environment in which commands find it.
+        The environment that points commands to it.
     """
     from moto.server import ThreadedMotoServer
 
@@ -67,7 +67,7 @@ def bucket_server() -> Iterator[dict[str, str]]:
 
 
 def names_in_bucket(environment: dict[str, str]) -> list[str]:
-    """Keys of all objects, of a thousand at most."""
+    """Keys of all objects (at most a thousand)."""
     found = _client(environment).list_objects_v2(Bucket=BUCKET)
     return [entry["Key"] for entry in found.get("Contents", [])]
 

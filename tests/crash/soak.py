@@ -1,12 +1,12 @@
 """A long study in which everything is killed at random: `python -m tests.crash.soak`.
 
-Two thousand trials of a function on Ray, half an hour on two cores, fifty kills: of the driver,
-which is started again by the same command, of a trial's process, of Ray's own ones, and of
-MLflow's server, which comes back on the same port. Where libfaketime is installed (Debian:
-libfaketime) every other start of the driver has a clock that is hours wrong.
+It runs two thousand trials of a function on Ray, in half an hour on two cores, with fifty kills: of
+the driver, which the same command starts again, of a trial's process, of Ray's own processes, and
+of MLflow's server, which comes back on the same port. If libfaketime is installed (Debian:
+libfaketime), the clock is hours wrong at every other start of the driver.
 
-At the end not one trial is lost, and none is there twice: in the log, in Optuna's journal, in
-MLflow; and nothing has grown that should not (`growth.py`).
+At the end no trial is lost, and none is there twice: in the log, in Optuna's journal, in MLflow.
+Nothing has grown that should not grow (`growth.py`).
 """
 
 import argparse
@@ -47,8 +47,9 @@ _SLEEP = Path(__file__).with_name("sleep.c")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LOOK_S = 1.0
 _SILENT_S = 90.0
-"""A start by a wrong clock that ends no trial for so long hangs in libfaketime, whose locks do not
-survive the forks by which Ray starts its processes: it is killed, which is one kill more."""
+"""With a wrong clock, a start that ends no trial for this long hangs in libfaketime, whose locks do
+not survive the forks by which Ray starts its processes. It is killed, which is an additional
+kill."""
 _DISK_LOOK_S = 20.0
 
 
@@ -67,7 +68,7 @@ class Soak:
     shifted: int = 0
     """Starts of the driver with a wrong clock."""
     hung: int = 0
-    """Of these, those that hung in libfaketime."""
+    """Those of them that hung in libfaketime."""
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -84,7 +85,7 @@ class Soak:
     # -- processes
 
     def start_mlflow(self) -> Process:
-        """Start MLflow's server, without waiting for it."""
+        """Start MLflow's server, and do not wait for it."""
         storage = self.folder / "runs"
         storage.mkdir(exist_ok=True)
         words = ["--backend-store-uri", f"sqlite:///{storage}/server.db", "--workers", "1"]
@@ -105,7 +106,7 @@ class Soak:
         return server
 
     def start_driver(self, number: int) -> Process:
-        """Start the command; the clock of every other start is wrong."""
+        """Start the command, at every other start with a wrong clock."""
         environment = os.environ | {
             MARK: self.mark,
             "PYTHONPATH": str(REPO),
@@ -134,8 +135,8 @@ class Soak:
     # -- the run
 
     def run(self) -> int:
-        """Run until all trials have ended or the time is up. Returns the number of trials that
-        have ended."""
+        """Run until all trials have ended or the time is up. Return the number of trials that have
+        ended."""
         end = time.monotonic() + 60 * self.minutes
         mlflow = self.start_mlflow()
         driver = self.start_driver(0)
@@ -179,13 +180,13 @@ class Soak:
                     os.killpg(server.pid, signal.SIGKILL)
 
     def ended(self) -> int:
-        """Trials that have ended, by the log, of which only what is new is read."""
+        """Number of trials that have ended, from the log. Only new events are read."""
         events, self._offset = EventLog.read(self.log, self._offset)
         self._ended += sum(event["event"] == "end" for event in events)
         return self._ended
 
     def _next_kill(self, ended: int) -> int:
-        """Trials until the next kill, so that all fit in."""
+        """Number of trials until the next kill, such that all kills fit in."""
         missing = self.kills - sum(self.killed.values())
         return self.draw.randint(1, max(2, 2 * (self.trials - ended) // (missing + 1)))
 
@@ -204,7 +205,7 @@ class Soak:
         self.killed[victim] += 1
 
     def _killable(self, victim: str) -> list[int]:
-        """Processes of trials, or Ray's own ones."""
+        """Process ids of trials, or of Ray's own processes."""
         commands = [(pid, words.partition(" ")[0]) for pid, words in marked(self.mark)]
         rays = [pid for pid, name in commands if name.endswith(RAY)]
         if victim == "ray":
@@ -212,7 +213,7 @@ class Soak:
         return [pid for pid, name in commands if name.startswith("ray::") and pid not in rays]
 
     def _finish(self, driver: Process, mlflow: Process) -> int:
-        """Let the driver end, and bring MLflow up to date."""
+        """End the driver, and bring MLflow up to date."""
         if driver.poll() is None:
             driver.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -257,7 +258,7 @@ class Soak:
     # -- what must hold
 
     def check(self) -> list[str]:
-        """Returns everything that is wrong."""
+        """Return everything that is wrong."""
         events, _ = EventLog.read(self.log)
         ends = Counter(event["trial"] for event in events if event["event"] == "end")
         reports = Counter(
@@ -290,11 +291,11 @@ class Soak:
         return wrong + [f"MLflow lacks {name}" for name in sorted(wanted - names.keys())]
 
     def disk(self) -> str:
-        """Size of the study's folder, in words."""
+        """Size of the study's folder, as text."""
         return f"{self._bytes() / 1e6:.1f} MB of {self._ended} trials"
 
     def _bytes(self) -> int:
-        """Size of the study's folder."""
+        """Size of the study's folder in bytes."""
         size = 0
         for path in self.study.rglob("*"):
             with contextlib.suppress(OSError):  # it has just been removed
@@ -309,7 +310,7 @@ def _free_port() -> int:
 
 
 def main() -> int:
-    """Parse argv, soak, print. Returns 1 where something is wrong."""
+    """Parse argv, soak, print. Return 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.soak", description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=30, help="stop after so long")

@@ -1,5 +1,5 @@
-"""The toy on a spot machine, by itself: it is copied beside a study, and imports nothing but what
-every checkout has (`toy_command.py`)."""
+"""The toy on a spot machine. This file is copied next to a study, and imports only what every
+checkout has (`toy_command.py`)."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ from typing import Any
 from tests.toy import Toy
 
 KILLS = 5
-"""Lost processes of a trial: more than it may lose without a new epoch."""
+"""Processes that the trial loses: more than it may lose without a new epoch."""
 
 
 class Spot(Toy):
-    """A trial whose process ends after every new epoch, the first few times."""
+    """A trial whose process ends after every new epoch, for the first few epochs."""
 
     def check(self, history: list[Any]) -> None:
         super().check(history)

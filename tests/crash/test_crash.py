@@ -1,5 +1,5 @@
-"""The crash enumerator: its disk, that it finds what is wrong, and a sample of its crashes. All of
-them are `make test-crash`."""
+"""The crash enumerator: its model of a disk, the defects that it must find, and a sample of its
+crashes. `make test-crash` tries all of them."""
 
 import subprocess
 import sys
@@ -73,7 +73,8 @@ def test_crashes_that_leave_the_same_files_are_one(tmp_path: Path) -> None:
     draw = Random(0)
     draw.random = lambda: 1.0  # type: ignore[method-assign]
     found = crashes_of(tmp_path, changes, KINDS, None, draw)
-    # nothing, a partial file, the file; a power cut keeps the old names, or an empty partial file
+    # kills leave nothing, a partial file, or the file; power cuts leave old names or an empty
+    # partial file, so nothing new
     assert {str(crash) for crash in found.tried} == {"kill:1", "kill:2", "kill:6"}
     assert (found.differing, found.all) == (3, 6 + 2 + 3 * 6)
 
@@ -134,7 +135,7 @@ def test_sampled_crashes_on_ray_are_recovered_from() -> None:
 
 
 def looks(trials: range, **grows: float) -> list[Use]:
-    """Resources of a driver, of which some grow with every trial."""
+    """Resources of a driver, some of which grow with every trial."""
     still = {"memory_mb": 400.0, "handles": 60.0, "threads": 20.0, "processes": 12.0}
     return [
         Use(number, **{name: value + number * grows.get(name, 0) for name, value in still.items()})
@@ -143,7 +144,7 @@ def looks(trials: range, **grows: float) -> list[Use]:
 
 
 def test_a_soak_tells_what_grows() -> None:
-    starts = [looks(range(100)), looks(range(100, 130), handles=1.0)]  # the second one is short
+    starts = [looks(range(100)), looks(range(100, 130), handles=1.0)]  # the second is too short
     growth = Growth(starts, [(n, 10_000_000 + 5_000 * n) for n in range(0, 200, 20)])
     assert growth.check() == []
 

@@ -31,13 +31,13 @@ class TinyStudy:
 
     name: str
     words: tuple[str, ...]
-    """Options after `--local` and `--storage`, the experiment first."""
+    """The experiment and its options. `--local`, `--storage` and `--pictures` are added."""
     files: tuple[tuple[str, str], ...] = ()
-    """Name and content of files beside the storage."""
+    """Name and content of files next to the storage."""
     mlflow: bool = False
-    """It is sent to MLflow."""
+    """True if it is sent to MLflow."""
     most: int | None = None
-    """So many of its crashes are tried, where there are thousands; None: all."""
+    """At most this many of its crashes are tried, if there are thousands; None: all."""
 
 
 STUDIES = {
@@ -86,10 +86,10 @@ class Home:
         self.path.mkdir()
 
     def run(self, kill_at: int = 0, *, torn: bool = False, record: bool = False) -> int:
-        """Run the command in a process of its own; arguments as of `operations.watch`.
+        """Run the command in a forked process. Arguments as in `operations.watch`.
 
         Returns:
-            Its exit code; minus the signal that killed it.
+            Its exit code, or minus the signal that killed it.
         """
 
         def command() -> None:
@@ -100,7 +100,8 @@ class Home:
 
 
 def prepare() -> None:
-    """Leave out what a command would start or wait for, and import here what it imports."""
+    """Disable what a command would start or wait for, and import in this process what it
+    imports."""
     import torch
 
     import tune.cli.session
@@ -108,14 +109,14 @@ def prepare() -> None:
     import tune.study.manifest
     import tune.tracking.replay
 
-    # A busy machine is no crash: MLflow has its time.
+    # A busy machine is not a crash, so MLflow gets enough time.
     tune.cli.session.DRAIN_S = 900.0
     tune.tracking.replay.PATIENCE_S = 300.0
-    tune.study.kept_files.KEPT_TRIALS = 1  # of so few trials, weights are removed all the same
+    tune.study.kept_files.KEPT_TRIALS = 1  # so that weights are removed in spite of few trials
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
-    tune.study.manifest._git = lambda *_: ""  # a process for each start
-    torch.cuda.manual_seed_all = lambda _: None  # it writes down where it was called, for each seed
+    tune.study.manifest._git = lambda *_: ""  # it would start a process each time
+    torch.cuda.manual_seed_all = lambda _: None  # it records its caller, for each seed
     importlib.metadata.version = functools.cache(importlib.metadata.version)  # reads many files
     tune.study.manifest.versions()
 
@@ -125,11 +126,11 @@ def prepare() -> None:
             home.clear()
             _import_what_it_imports(home)
     gc.collect()
-    gc.freeze()  # a garbage collection in a copy of this process copies no pages of it
+    gc.freeze()  # so that garbage collections in forks copy no pages
 
 
 def _import_what_it_imports(home: "Home") -> None:
-    """Run a study in another process, and import all its modules in this one."""
+    """Run a study in a forked process, then import all its modules in this one."""
     names = home.path.parent / "modules"
     leave = os._exit
 
@@ -144,18 +145,18 @@ def _import_what_it_imports(home: "Home") -> None:
     code = forked(command, home.path, home.said)
     assert code == 0, home.said.read_text()
     for name in names.read_text().splitlines():
-        # Some are names that a package has given to a part of itself.
+        # Some are aliases that a package gave to its parts.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
 
 def forked(run: Callable[[], None], folder: Path, said: Path) -> int:
-    """Run something in a copy of this process, and return its exit code; minus the signal that
+    """Run something in a fork of this process. Return its exit code, or minus the signal that
     killed it.
 
     Args:
-        folder: current folder of the copy.
-        said: file that its output goes to.
+        folder: current folder of the fork.
+        said: file for its output.
     """
     pid = os.fork()
     if pid == 0:
@@ -188,7 +189,7 @@ def _command(study: TinyStudy) -> None:
     from tune import run
     from tune.cli.session import Session
 
-    # MLflow's empty database is made once: thousands of changes, with a test of their own.
+    # MLflow's empty database is made once: it takes thousands of changes, and has its own test.
     folder = Path.cwd().parent if study.mlflow else Path.cwd()
     os.environ["VISTUNE_CACHE"] = str(folder / "cache")
     if not study.mlflow:
@@ -203,7 +204,7 @@ def _not_tracked(*_: Any) -> None:
 
 
 def plant(defect: str) -> None:
-    """Make the code wrong in one way, which the crashes must find.
+    """Plant one defect in the code, which the crashes must find.
 
     Args:
         defect: a key of `DEFECTS`.
@@ -224,14 +225,14 @@ def _in_place(path: Path, content: str | bytes) -> None:
 
 
 def _remove_last_alone(files: Any) -> None:
-    """Begin without the trials that ended in earlier starts."""
+    """Remove the weights of the last trial only, not of those that ended in earlier starts."""
     last = files._state.last_ended
     if last is not None:
         files._remove_of_ended(last)
 
 
 class _WithoutSync:
-    """The module os, whose fsync does nothing."""
+    """The module os with an fsync that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "fsync":
@@ -248,7 +249,7 @@ DEFECTS: dict[str, tuple[str, str, Any]] = {
     "leftover": ("tune.study.study", "remove_partials", lambda _: None),
     # a resumed trial reports its last epoch again
     "twice": ("tune.study.study", "Study.is_new_epoch", lambda *_: True),
-    # of trials of an earlier start no weights are removed
+    # weights of trials that ended in an earlier start are not removed
     "forgets": ("tune.study.kept_files", "KeptFiles.begin", _remove_last_alone),
 }
-"""Defect -> module, name in it, and what stands there instead."""
+"""Defect -> module, name in it, and its replacement."""

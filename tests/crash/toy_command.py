@@ -2,12 +2,12 @@
 
     python toy_command.py CHECKOUT toy [options]
 
-Imports nothing of this checkout: what it needs of the product is in all of them. VISTUNE_ACT says
-what goes wrong, in the processes that this one forks too:
+It imports nothing of this checkout, because every checkout has what it needs. VISTUNE_ACT says what
+goes wrong, in forked processes too:
 
     errno:ESTALE    files of weights in a trial's folder cannot be written
-    broken          no trial can build its network
-    broken:first    the default cannot
+    broken          the forward pass of every trial fails
+    broken:first    that of the default fails
     killed          the process ends between writing trial 1's weights and renaming them
     spot            the process of a trial ends after each of its first epochs (`Spot`)
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Prepare what goes wrong, and run the command."""
+    """Set up what goes wrong, and run the command."""
     checkout = sys.argv.pop(1)
     sys.path.insert(0, checkout)
     name, _, detail = os.environ.get("VISTUNE_ACT", "").partition(":")
@@ -44,8 +44,8 @@ def main() -> None:
 
 
 def _no_writes(code: int) -> Any:
-    """An audit hook that lets no weights be written, nor be put in place: torch opens files of its
-    own below Python."""
+    """Return an audit hook that prevents weights from being written or renamed into place: torch
+    opens its files below Python, where no hook sees it."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename":
@@ -63,13 +63,14 @@ def _no_writes(code: int) -> Any:
 
 
 def _end_at_rename(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook that ends the process with a partial file in a trial's folder."""
+    """Kill the process when a partial file in trial 1's folder is about to be renamed (an audit
+    hook)."""
     if event == "os.rename" and "/trials/0001/best.pt" in str(arguments[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _broken(forward: Any, first: bool) -> Any:
-    """The toy's forward, which fails as a missing library would make it fail."""
+    """Return the toy's forward, which fails as if a library were missing."""
 
     def broken(self: Any, batch: Any) -> Any:
         if not first or self.config.optim.lr == 0.01:
@@ -80,7 +81,7 @@ def _broken(forward: Any, first: bool) -> Any:
 
 
 def _spot_model() -> Any:
-    from spot import Spot  # type: ignore[import-not-found]  # in a folder of the path, as `Place` has it
+    from spot import Spot  # type: ignore[import-not-found]  # `Place` puts it on the path
 
     from tests.toy import ToyConfig
 

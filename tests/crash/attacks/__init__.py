@@ -1,16 +1,17 @@
-"""Attacks on a study by the command line, beyond what `acts.py` does again.
+"""Attack a study through the command line, beyond what `acts.py` repeats.
 
     python -m tests.crash.attacks
     python -m tests.crash.attacks --only names --only killed-delete
 
-Each tells what went wrong, or nothing: a traceback, a wrong sentence, silence, something lost. Some
-need the right to mount, a C compiler, or `--faketime PATH`; where they lack it, they say so.
+Each attack returns what went wrong, or an empty string: a traceback, a wrong sentence, silence,
+something lost. Some need the right to mount, a C compiler, or `--faketime PATH`, and say so if they
+lack it.
 
-    common.py      commands, and what is wrong with their end
+    common.py      commands, and what is wrong after they end
     places.py      paths, names, links
-    meanwhile.py   what changes while a study runs, signals, clocks
+    meanwhile.py   changes while a study runs, signals, clocks
     disks.py       full, read-only, limited
-    files.py       records, databases and locks that others have changed
+    files.py       records, databases and locks that something else has changed
     reports.py     several commands at once, and killed ones
-    typed.py       options, files of experiments, environments, requests (ask.py)
+    typed.py       options, experiment files, environments, requests (ask.py)
 """

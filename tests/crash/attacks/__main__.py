@@ -1,4 +1,4 @@
-"""`python -m tests.crash.attacks`: attack, and print a line for each."""
+"""`python -m tests.crash.attacks`: run the attacks, and print a line for each."""
 
 import argparse
 import sys
@@ -53,7 +53,7 @@ ATTACKS: dict[str, tuple[str, Case]] = {
 
 
 def main() -> int:
-    """Parse argv, attack, print a line for each. Returns 1 where something went wrong."""
+    """Parse argv, run the attacks, print a line for each. Return 1 if something went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.attacks", description=__doc__)
     parser.add_argument("--only", action="append", choices=ATTACKS, help="default: all")
     parser.add_argument("--faketime", default="", help="libfaketime's library")

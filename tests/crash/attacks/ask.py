@@ -1,5 +1,5 @@
-"""Requests that mean nothing, to a served classifier: `python ask.py MODEL`. Prints a line for each
-that is answered, or refused in another way than a server should; `asked` at the end."""
+"""Send invalid requests to a served classifier: `python ask.py MODEL`. Print a line for each that
+is answered, or refused in the wrong way, and `asked` at the end."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ from mlflow.pyfunc import scoring_server
 DEEP = "[" * 200_000
 CLOSED = DEEP + "]" * 200_000
 ANSWERED = ("instances", "wide", "one pixel", "digits")
-"""Requests that mean something."""
+"""Requests that are valid, and so are answered."""
 LEVELS = ("halves", "normalized", "minus", "too large")
-"""Those whose refusal names the levels to send."""
+"""Requests whose refusal must name the levels to send."""
 PLAIN = {
     "empty": "",
     "no JSON": "{",
@@ -60,7 +60,7 @@ IMAGES = {
 
 
 def requests(size: list[int]) -> dict[str, str]:
-    """Name -> body.
+    """Name -> body of each request.
 
     Args:
         size: (H, W, 3) of an image.
@@ -82,7 +82,7 @@ def requests(size: list[int]) -> dict[str, str]:
 
 
 def judged(name: str, body: str, content: str, model: Any, schema: Any) -> str:
-    """What is wrong with the answer to a request; "" where nothing is."""
+    """Return what is wrong with the answer to a request, or ""."""
     try:
         status = scoring_server.invocations(body, content, model, schema).status
     except MlflowException as error:
@@ -98,7 +98,7 @@ def judged(name: str, body: str, content: str, model: Any, schema: Any) -> str:
 
 
 def main() -> None:
-    """Ask, and print what is wrong."""
+    """Send all requests, and print what is wrong."""
     model = mlflow.pyfunc.load_model(sys.argv[1])
     schema: Any = model.metadata.get_input_schema()
     size = [side if side > 0 else 8 for side in schema.inputs[0].shape[1:]]

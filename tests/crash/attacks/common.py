@@ -1,4 +1,4 @@
-"""Commands of an attack, and what is wrong with their end."""
+"""Commands of an attack, and checks of what they leave."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ SHORT = ("--local", "--repeats", "0", "--pictures", "none", "--set", "train.epoc
 TWO = ("--trials", "2", *SHORT)
 SLOW = ("--trials", "2", *SHORT[:-1], "train.epochs=40", "--set", "sleep_s=0.02")
 NOWHERE = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-"""No MLflow, for attacks that are not about it."""
+"""An address without a server, for attacks that are not about MLflow."""
 REPORT = "tune/report.py"
 PRETRAIN = (
     *("pretrain", "--data", "digits", "--local", "--trials", "1", "--repeats", "0"),
@@ -21,12 +21,13 @@ PRETRAIN = (
 )
 """A study whose model can be exported."""
 FAKETIME = [""]
-"""Path of libfaketime's library; empty: it is not there."""
+"""Path of libfaketime's library, or "" if it is missing."""
 TOY_COMMAND = Path(__file__).parents[1] / "toy_command.py"
 
 
 def wrong(done: Done, *codes: int, says: tuple[str, ...] = ()) -> str:
-    """What is wrong with a command that should have ended with one of these codes (default: 0)."""
+    """Return what is wrong with a command that should have ended with one of these codes (default:
+    0)."""
     if "Traceback" in done.said:
         return f"traceback: {' | '.join(done.said.strip().splitlines()[-2:])[:300]}"
     if done.code not in (codes or (0,)):
@@ -36,12 +37,12 @@ def wrong(done: Done, *codes: int, says: tuple[str, ...] = ()) -> str:
 
 
 def first(*problems: str) -> str:
-    """The first problem; "" where there is none."""
+    """The first problem, or "" if there is none."""
     return next(filter(None, problems), "")
 
 
 def whole(place: Place, trials: int = 2) -> str:
-    """What is wrong with the record of a study that has come to its end."""
+    """Return what is wrong with the record of a study that has reached its end."""
     states = place.states()
     if states.total() != trials or states["FAIL"]:
         return f"ended: {dict(states)} of {trials}"
@@ -53,18 +54,18 @@ def whole(place: Place, trials: int = 2) -> str:
 
 
 def finished(place: Place, *words: str, **environment: str) -> str:
-    """Run the study to its end; what is wrong then."""
+    """Run the study to its end, and return what is wrong then."""
     done = place.toy(*(words or TWO), **(NOWHERE | environment))
     return first(wrong(done), whole(place))
 
 
 def report(place: Place, *words: str, **environment: str) -> Done:
-    """A command of `report.py`, of a storage that nothing was sent from to MLflow."""
+    """Run a command of `report.py` on the storage."""
     return place.command(REPORT, *words, "--storage", "runs", **environment)
 
 
 def beside(place: Place, *words: str) -> Done:
-    """A report on a study that runs."""
+    """Run a report while the study runs."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(place.checkout / REPORT), *words, "--storage", "runs"],
@@ -77,14 +78,14 @@ def beside(place: Place, *words: str) -> Done:
 
 
 def running(place: Place, *words: str, epochs: int = 3) -> subprocess.Popen[bytes]:
-    """A study that has reported a few epochs."""
+    """Start a study, and wait until it has reported a few epochs."""
     process = place.start_toy(*(words or SLOW), **NOWHERE)
     place.wait_for(lambda: len(place.events("report")) >= epochs, process)
     return process
 
 
 def ended(place: Place, process: subprocess.Popen[bytes], seconds: float = 120) -> Done:
-    """Wait for a command."""
+    """Wait for a command to end."""
     began = time.monotonic()
     try:
         code = process.wait(seconds)

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and limits of the machine."""
+"""Full and read-only disks, and limits of the machine."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from tests.crash.place import Place
 
 @contextlib.contextmanager
 def mounted(place: Place, options: str) -> Iterator[bool]:
-    """A small disk over the storage; False where nothing may be mounted."""
+    """Mount a small disk over the storage. Yield False if nothing may be mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", options, "attack", str(place.storage)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         yield False
@@ -37,7 +37,7 @@ def mounted(place: Place, options: str) -> Iterator[bool]:
 
 
 def full(place: Place) -> str:
-    """A disk that is full when reports are written and studies are renamed and deleted."""
+    """The disk is full while reports are written and studies are renamed and deleted."""
     with mounted(place, "size=700k") as is_there:
         if not is_there:
             return "not tried: no right to mount"
@@ -63,7 +63,7 @@ def full(place: Place) -> str:
 
 
 def read_only(place: Place) -> str:
-    """The disk goes while a study runs, and leaves an empty folder that can only be read."""
+    """The disk goes away while a study runs, and leaves an empty, read-only folder."""
     process = running(place)
     with mounted(place, "ro,size=64k") as is_there:
         if not is_there:
@@ -79,7 +79,7 @@ def read_only(place: Place) -> str:
 
 
 def limits(place: Place) -> str:
-    """Few open files, and small ones."""
+    """Only few open files, or small files, are allowed."""
     for limit in ("-n 30", "-n 60", "-f 8"):
         shutil.rmtree(place.study, ignore_errors=True)
         code = shell(place, f"ulimit {limit}; {toy_line(place, *TWO)} > out.txt 2>&1")

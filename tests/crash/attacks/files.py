@@ -1,4 +1,4 @@
-"""Files of a study that others have changed."""
+"""Files of a study that something else has changed."""
 
 import json
 import os
@@ -44,7 +44,7 @@ EDITS: dict[str, object] = {
 
 
 def edited(place: Place) -> str:
-    """Values of study.json are changed by hand."""
+    """Values in study.json are edited by hand."""
     problem = finished(place)
     manifest = (place.study / "study.json").read_text()
     for key, value in EDITS.items():
@@ -90,7 +90,7 @@ _SOCKET = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
 
 
 def interrupted_mlflow(place: Place) -> str:
-    """Ctrl-C twice while MLflow makes its tables, at ten moments."""
+    """Ctrl-C comes twice while MLflow makes its tables, at ten different moments."""
     for number in range(10):
         shutil.rmtree(place.storage)
         shutil.rmtree(place.folder / "cache", ignore_errors=True)
@@ -114,7 +114,7 @@ def interrupted_mlflow(place: Place) -> str:
 
 
 def odd_locks(place: Place) -> str:
-    """Folders in the place of lock files."""
+    """Folders are in the place of lock files."""
     problem = finished(place)
     for name in (".lock", "tracking.lock", ".addition.lock", ".holder.json", "enqueued.jsonl"):
         shutil.rmtree(place.study / name, ignore_errors=True)
@@ -131,7 +131,7 @@ def odd_locks(place: Place) -> str:
 
 
 def odd_logs(place: Place) -> str:
-    """Files in the place of the folders of `--log`."""
+    """Files are in the place of the folders of `--log`."""
     problem = finished(place)
     for name in ("csv", "tensorboard"):
         (place.study / name).write_text("a file")

@@ -1,4 +1,4 @@
-"""What changes while a study runs: its folder, signals, streams, clocks."""
+"""Changes while a study runs: its folder, signals, streams, clocks."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def renamed(place: Place) -> str:
 
 
 def trial_deleted(place: Place) -> str:
-    """The folder of the trial that runs is deleted."""
+    """The folder of the running trial is deleted."""
     process = running(place)
     shutil.rmtree(place.study / "trials/0000", ignore_errors=True)
     done = ended(place, process)
@@ -54,7 +54,7 @@ def study_deleted(place: Place) -> str:
 
 
 def log_deleted(place: Place) -> str:
-    """The event log is deleted while the study runs, and made anew from the journal."""
+    """The event log is deleted while the study runs, and is restored from the journal."""
     process = running(place)
     (place.study / "events.jsonl").unlink()
     done = ended(place, process)
@@ -63,7 +63,7 @@ def log_deleted(place: Place) -> str:
 
 
 def stopped(place: Place) -> str:
-    """SIGSTOP, as a full batch queue sends it, and SIGCONT."""
+    """SIGSTOP comes, as from a full batch queue, then SIGCONT."""
     process = running(place)
     os.killpg(process.pid, signal.SIGSTOP)
     time.sleep(4)
@@ -73,7 +73,7 @@ def stopped(place: Place) -> str:
 
 
 def closed(place: Place) -> str:
-    """Standard input, output and errors are closed."""
+    """Standard input, output and error are closed or full."""
     for redirection in ("<&- >&- 2>&-", "<&- >/dev/full 2>/dev/full", "< /dev/full > /dev/null"):
         shutil.rmtree(place.study, ignore_errors=True)
         code = shell(place, f"{toy_line(place, *TWO)} {redirection}")
@@ -84,7 +84,7 @@ def closed(place: Place) -> str:
 
 
 def interrupted(place: Place) -> str:
-    """Ctrl-C at any time from the first imports on."""
+    """Ctrl-C comes at any moment, from the first imports on."""
     for seconds in (0.05, 0.2, 0.5, 0.9, 1.4, 2.0, 2.6, 3.2, 4.0, 5.0):
         process = place.start_toy(*SLOW, **NOWHERE)
         time.sleep(seconds)
@@ -98,7 +98,7 @@ def interrupted(place: Place) -> str:
 
 
 def clocks(place: Place) -> str:
-    """The clock is set back by a year, then on by ten, between starts and looks."""
+    """The clock jumps by years, back and forth, between starts and reports."""
     if not FAKETIME[0]:
         return "not tried: --faketime PATH"
     problem = ""

@@ -1,4 +1,4 @@
-"""Storages and studies of odd names, and links."""
+"""Storages and studies with odd names, and links."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from tests.crash.place import Place
 
 
 def odd_paths(place: Place) -> str:
-    """Storages whose path a shell, SQLite, a URI or a pattern would read otherwise."""
+    """Paths of storages have characters that are special for a shell, SQLite, a URI or a glob."""
     for name in ("a b'c\"#;$(touch x)*[é猫😀]{1}& 100% \\", "new\nline", "a=b:c@d"):
         done = place.toy(*TWO, "--storage", name)
         folder = place.folder / name
@@ -40,7 +40,7 @@ def odd_paths(place: Place) -> str:
 
 
 def long_paths(place: Place) -> str:
-    """A storage deeper than sockets and SQLite like."""
+    """The path of a storage is longer than sockets and SQLite allow."""
     deep = "/".join(["d" * 200] * 4)
     return first(
         wrong(place.toy(*TWO, "--storage", deep)),
@@ -51,7 +51,7 @@ def long_paths(place: Place) -> str:
 
 
 def names(place: Place) -> str:
-    """Names of studies that are too long, or not what they seem."""
+    """Names of studies are too long, or misleading."""
     for name, codes in (
         ("x" * 200, (0,)),
         ("x" * 255, (0, 2)),
@@ -72,7 +72,7 @@ def names(place: Place) -> str:
 
 
 def links(place: Place) -> str:
-    """Storages that are links."""
+    """The storage is a link."""
     (place.folder / "real").mkdir()
     (place.folder / "link").symlink_to("real")
     (place.folder / "dangling").symlink_to("nowhere/at/all")
@@ -93,7 +93,8 @@ def links(place: Place) -> str:
 
 
 def linked_study(place: Place) -> str:
-    """A study's folder is a link, and is deleted: what it points to is somebody's."""
+    """A study's folder is a link, and the study is deleted. The folder behind the link must
+    stay."""
     problem = finished(place)
     place.study.rename(place.folder / "elsewhere")
     place.study.symlink_to(place.folder / "elsewhere")
@@ -104,7 +105,7 @@ def linked_study(place: Place) -> str:
 
 
 def no_folder(place: Place) -> str:
-    """The current folder is deleted while a study runs, whose storage is elsewhere."""
+    """The current folder is deleted while a study runs whose storage is elsewhere."""
     here = place.folder / "here"
     here.mkdir()
     storage = str(place.storage)

@@ -1,4 +1,4 @@
-"""Reports at once, and killed ones."""
+"""Reports that run at the same time, and killed ones."""
 
 import shutil
 import signal
@@ -29,7 +29,7 @@ from tests.crash.place import Place
 
 
 def at_once(place: Place) -> str:
-    """Five starts of one study in the same instant, in a storage without anything."""
+    """One study is started five times at the same instant, in an empty storage."""
     shutil.rmtree(place.storage)
     place.storage.mkdir()
     line = toy_line(place, *TWO)
@@ -42,7 +42,7 @@ def at_once(place: Place) -> str:
 
 
 def reports_at_once(place: Place) -> str:
-    """Pages, tables, bundles and MLflow at once, also while the study runs."""
+    """Pages, tables, bundles and MLflow are written at the same time, while the study runs."""
     process = running(place)
     lines = [
         report_line(place, *words)
@@ -75,7 +75,7 @@ def _bundle_is_whole(place: Place) -> str:
 
 
 def deleted_while_read(place: Place) -> str:
-    """A study is deleted and renamed while it runs."""
+    """Deleting, renaming and archiving a study that runs is refused."""
     process = running(place, *TWO[:-1], "train.epochs=9000", "--set", "sleep_s=0.02")
     for words in (
         ("delete", "toy", "--yes"),
@@ -93,7 +93,7 @@ def deleted_while_read(place: Place) -> str:
 def _killed(
     place: Place, *words: str, check: Callable[[], str], points: int = 12, problem: str = ""
 ) -> str:
-    """SIGKILL a command of `report.py` at changes of files, and do it again."""
+    """SIGKILL a command of `report.py` at several changes of files, and repeat it each time."""
     problem = problem or (finished(place) if not place.study.exists() else "")
     kept = place.folder / "kept"
     shutil.copytree(place.storage, kept, symlinks=True)
@@ -149,7 +149,7 @@ def killed_bundle(place: Place) -> str:
 
 
 def killed_delete(place: Place) -> str:
-    """`report.py delete` is killed, and the next start of anything removes the rest."""
+    """`report.py delete` is killed, and the next start of any study removes the rest."""
 
     def check() -> str:
         if place.study.exists():
@@ -163,7 +163,7 @@ def killed_delete(place: Place) -> str:
 
 
 def killed_export(place: Place) -> str:
-    """`report.py export` is killed as it replaces an earlier model."""
+    """`report.py export` is killed while it replaces an earlier model."""
     place.study = place.storage / "pretrain"
     problem = first(
         wrong(place.command("tune/run.py", *PRETRAIN, **NOWHERE)),
@@ -180,7 +180,7 @@ def killed_export(place: Place) -> str:
 
 
 def killed_rename(place: Place) -> str:
-    """`report.py rename` is killed, and done again."""
+    """`report.py rename` is killed, and repeated."""
 
     def check() -> str:
         there = [name for name in ("toy", "new") if (place.storage / name / "study.json").exists()]
@@ -193,7 +193,7 @@ def killed_rename(place: Place) -> str:
 
 
 def killed_archive(place: Place) -> str:
-    """`report.py archive` is killed, done again, and undone."""
+    """`report.py archive` is killed, repeated, and undone."""
 
     def check() -> str:
         back = report(place, "archive", "toy", "--undo")

@@ -1,4 +1,4 @@
-"""Options, files of experiments and environments that mean nothing."""
+"""Invalid options, experiment files and environments."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ SENSELESS = [
 
 
 def senseless(place: Place) -> str:
-    """Values that mean nothing: refused in a line, and no study is begun."""
+    """Invalid values are refused in one line, and no study is begun."""
     for words in SENSELESS:
         option, _, value = words.partition(" ")
         typed = [*("--trials", "1", *SHORT), option, value]
@@ -72,7 +72,7 @@ FILES = {
 
 
 def odd_files(place: Place) -> str:
-    """Files of experiments that cannot be one."""
+    """Files that cannot be experiments are refused."""
     (place.folder / "folder.py").mkdir()
     (place.folder / "latin.py").write_bytes(b"# \xe9\nEXPERIMENT = 1")
     (place.folder / "null.py").write_bytes(b"EXPERIMENT = 1\0")
@@ -105,7 +105,7 @@ EXPERIMENT = function_experiment(
 
 
 def spilled(place: Place) -> str:
-    """A function whose error has an address with a password in it."""
+    """A function's error contains an address with a password."""
     (place.folder / "mine.py").write_text(SPILLS)
     done = place.command(
         "tune/run.py", "mine.py", "--local", "--trials", "3", "--repeats", "0", "--storage", "runs"
@@ -117,7 +117,7 @@ def spilled(place: Place) -> str:
 
 
 def surroundings(place: Place) -> str:
-    """Environments of batch systems, services and containers."""
+    """Run in the environments of batch systems, services and containers."""
     none = str(place.folder / "none")
     for changes in (
         {"HOME": None, "USER": None, "LOGNAME": None},
@@ -162,7 +162,7 @@ raise ConnectionError(f"no way to {sys.argv[1]}, user and password {sys.argv[1].
 
 
 def script(place: Place) -> str:
-    """A command that fails, with a password among its words."""
+    """A command with a password among its words fails."""
     (place.folder / "train.py").write_text(SCRIPT)
     address = f"postgresql://me:{SECRET}@127.0.0.1:9/db"
     shared = ("--local", "--trials", "3", "--repeats", "0", "--storage", "runs")
@@ -176,7 +176,7 @@ def script(place: Place) -> str:
 
 
 def served(place: Place) -> str:
-    """Requests that mean nothing, sent to a served classifier."""
+    """Invalid requests are sent to a served classifier."""
     done = place.command("tune/run.py", *PRETRAIN, **NOWHERE)
     exported = report(place, "export", "pretrain")
     model = place.storage / "pretrain/model"
