@@ -3,10 +3,10 @@
     python benchmarks/against.py 5d3a9ec                       # all three scripts, median of 7
     python benchmarks/against.py 5d3a9ec loop.py --runs 3
 
-Each tree runs its own copy of the script, with a cache of its own, as the layout of stores has
-changed; the earlier tree is checked out into a temporary worktree.
-A ratio is this tree over the earlier one, pair by pair; below 1 this tree is faster. The interval
-around the median is that of the ordered ratios (with 7 pairs the smallest and the largest: 98 %).
+Each tree runs its own copy of the script with its own cache, because the layout of stores has
+changed. The earlier tree is checked out into a temporary worktree. A ratio is this tree over the
+earlier one, pair by pair; below 1, this tree is faster. The interval around the median comes from
+the ordered ratios (with 7 pairs from the smallest to the largest: 98 %).
 """
 
 import argparse
@@ -27,13 +27,13 @@ SCRIPTS = {
         "seconds between trials",
     ),
     "thousand_trials.py": (
-        # one report a trial: a rung would stop other trials under other rules
+        # one report a trial: with more, the rungs of the two trees would stop different trials
         ["--trials", "400", "--epochs", "1"],
         r"driver CPU time per trial ([\d.]+) ms",
         "driver CPU ms per trial, of 400",
     ),
 }
-"""Script -> options, the figure in its output, what it is."""
+"""Script -> options, the figure in its output, the meaning of that figure."""
 
 
 def measure(tree: Path, script: str, cache: Path) -> float:

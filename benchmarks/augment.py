@@ -5,9 +5,9 @@ and kornia per batch.
     python benchmarks/augment.py --policy simclr --size 96 --rounds 10
 
 Every contender reads the same shuffled positions of the same memory-mapped uint8 array and ends
-with normalised float32 batches. Time is CPU time of the process, the contenders take turns within a
-round and a ratio is the median over the rounds, so that other load on the machine falls on all
-alike.
+with normalised float32 batches. Times are CPU times of the process. The contenders take turns
+within a round and a ratio is the median over the rounds, so other load on the machine affects all
+of them equally.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> 
         positions = rng.permutation(len(store))[: 2 * args.batch]
         for name, loader in loaders.items():
             taken = seconds_per_image(loader, positions, args.batch)
-            if round_:  # the first round warms up
+            if round_:  # the first round is a warm-up
                 times[name].append(taken)
     print(
         f"\n{args.policy} view {args.view + 1}, {height} x {width} -> {args.size} px, batches of "

@@ -1,20 +1,22 @@
-"""Time to equal regret: setting E (a frozen backbone) with `--batch-trials`, and as it runs
-otherwise, for trials of several lengths.
+"""Time to equal regret of setting E (a frozen backbone): `--batch-trials` against the default.
+
+Trials of several lengths are compared.
 
     python benchmarks/batch_trials.py                    # 48 trials, three seeds, batches of 24
     python benchmarks/batch_trials.py --trials 24 --seeds 1 --only letters
     python benchmarks/batch_trials.py --steps            # the steps alone
 
-Each run is the command itself, `tune/run.py classify --setting E`, from a backbone with calibrated
-random weights (what it has learnt does not matter here). The peer is the default: Ray with one
-trial on each core. Before the timed runs one run computes the features, which all share. Times are
-those of the event log, from the first start of a trial: what Ray and torch take to start is in the
-wall time alone.
+Each run is the command itself, `tune/run.py classify --setting E`, with a backbone that has
+calibrated random weights (what it has learned does not matter here). The peer is the default: Ray
+with one trial on each core. Before the timed runs, one run computes the features, which all runs
+share. Times come from the event log and count from the first start of a trial; only the wall time
+includes the startup of Ray and torch.
 
-For each seed: `target`, the worse of the two final best values; the seconds in which each run has
-reached it; their ratio. The claim is the median ratio. Beside it stands the ratio for all trials,
-which depends less on the place of the best one in the order. A trial's length is that of one that
-was trained to its end by the peer. Ratios of all lengths say where batches break even.
+For each seed, `target` is the worse of the two final best values. The claim is about the ratio of
+the seconds in which the two runs reach it: the median over seeds. The ratio for all trials is shown
+beside it; it depends less on when the best trial happened to come. The length of a trial is
+measured on the peer's trials that trained to their end. The ratios of all lengths show where
+batches break even.
 """
 
 import argparse
@@ -42,7 +44,7 @@ LENGTHS = {
 
 
 def make_backbone(path: Path, data: str) -> None:
-    """Calibrated random weights of the preset's backbone."""
+    """Save the preset's backbone with calibrated random weights."""
     import numpy as np
     import torch
 
@@ -66,7 +68,7 @@ def make_backbone(path: Path, data: str) -> None:
 
 
 def run(storage: Path, backbone: Path, seed: int, trials: int, extra: list[str]) -> dict[str, Any]:
-    """One study; its wall time and event log."""
+    """Run one study; return its wall time and event log."""
     command = [sys.executable, "tune/run.py", "classify", "--setting", "E"]
     command += ["--backbone", str(backbone), "--trials", str(trials), "--repeats", "0"]
     command += ["--seed", str(seed), "--storage", str(storage), "--pictures", "none", *extra]
@@ -82,7 +84,8 @@ def run(storage: Path, backbone: Path, seed: int, trials: int, extra: list[str])
 
 
 def best_so_far(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(seconds since the first trial's start, best validation value), at every report."""
+    """Return (seconds since the first trial's start, best validation value so far) at every
+    report."""
     began = min(e["t"] for e in events if e["event"] == "start")
     best, curve = -1.0, []
     for event in events:
@@ -97,17 +100,17 @@ def reached(curve: list[tuple[float, float]], target: float) -> float:
 
 
 def trial_seconds(events: list[dict[str, Any]]) -> float:
-    """Median seconds from start to end of the trials that were trained to their end."""
+    """Return the median seconds from start to end of the trials that trained to their end."""
     starts = {e["trial"]: e["t"] for e in events if e["event"] == "start"}
     ends = {e["trial"]: e["t"] for e in events if e["event"] == "end" and e["state"] == "COMPLETE"}
     return statistics.median((ends[trial] - starts[trial]) / 1000 for trial in ends)
 
 
 def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float, float, float]:
-    """Run both, seed by seed, and print a table; returns the seconds of a trial, and the median
+    """Run both, seed by seed, and print a table. Return the seconds of a trial and the median
     ratios to the target and for all trials."""
     extra = LENGTHS[name]
-    peers = {  # the batched run first: it pays for features that the warm-up has not met
+    peers = {  # the batched run first: it pays for features that the warm-up did not compute
         "batched": ["--batch-trials", str(options.width)],
         "one by one": ["--concurrent", str(os.cpu_count() or 1)],
     }
@@ -145,8 +148,8 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
 
 
 def break_even(points: list[tuple[float, float]]) -> str:
-    """Say from which length of a trial on the ratio is 1, between two lengths by a line through
-    the logarithms."""
+    """Say at which trial length the ratio is 1. Between two lengths, interpolate the logarithms by
+    a line."""
     points = sorted(points)
     if points[0][1] >= 1:
         return f"pays from {points[0][0]:.2f} s a trial on, the shortest that was tried"
@@ -164,8 +167,8 @@ STEPS = 120
 
 
 def time_steps(width: int) -> None:
-    """Print CPU and wall seconds of STEPS steps of so many heads of the default space, one by one
-    on one core, and together on all of them; with 10 classes and with 209."""
+    """Print CPU and wall seconds of STEPS steps of `width` heads of the default space on one core,
+    one by one and all together, with 10 and with 209 classes."""
     for data in ("digits", "glyphs"):
         with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
             time_steps_on(data, width, Path(scratch))
@@ -194,7 +197,7 @@ def time_steps_on(data: str, width: int, folder: Path) -> None:
 
 
 def some_members(width: int, data_name: str, backbone: Path, folder: Path) -> list[Any]:
-    """Heads as the search draws them at random: half are linear, half have two layers."""
+    """Return heads as the search draws them at random: half are linear, half have two layers."""
     import random
 
     import torch
@@ -251,7 +254,7 @@ def train(members: list[Any], *, together: bool) -> None:
 
 
 def main() -> None:
-    """Compare all lengths that are asked for, or the steps alone."""
+    """Compare all requested lengths, or time the steps alone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,12 +1,12 @@
-"""What should a study of `classify` start from? Defaults on letters that no such study judges.
+"""Candidate defaults of `classify`, compared on letters that no such study judges.
 
     python benchmarks/classify_default.py               # about 20 CPU minutes
     python benchmarks/classify_default.py --settings AD --seed 2
 
-`classify` is about Cyrillic, Armenian and Georgian letters, `ssl` and `pretrain` about Latin and
-Greek ones. Here 209 of the latter, as many as `classify` has, with five drawings each for training
-and two for validation, are the task, and backbones are trained on the others alone. Every line is
-the validation top-1 of one training: after half of its epochs, after the last, and the best.
+`classify` uses Cyrillic, Armenian and Georgian letters, `ssl` and `pretrain` use Latin and Greek
+ones. Here the task is 209 of the latter, as many as `classify` has, with five drawings each for
+training and two for validation. Backbones are trained on the other letters only. Every line is the
+validation top-1 of one training: after half of its epochs, after the last, and at its best.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def letters(seed: int) -> tuple[DataSet, DataSet]:
-    """Some letters as a task of `classify`, and all others for pre-training."""
+    """Return the chosen letters as a task of `classify`, and all others for pre-training."""
     experiment = EXPERIMENTS["pretrain"]
     config: Any = build(experiment.config, experiment.presets["tiny"])
     data = experiment.trainable.load_data(config.data)
@@ -124,7 +124,8 @@ def letters(seed: int) -> tuple[DataSet, DataSet]:
 
 
 def backbone(setting: str, others: DataSet, folder: Path) -> dict[str, Any]:
-    """Config values that load the setting's backbone, which is trained first; none from scratch."""
+    """Return config values that load the setting's backbone, training it first if needed. A setting
+    from scratch has none."""
     kind = SETTINGS[setting].init
     if kind == "scratch":
         return {}
@@ -138,13 +139,13 @@ def backbone(setting: str, others: DataSet, folder: Path) -> dict[str, Any]:
 
 
 def one_training(values: dict[str, Any], task: DataSet) -> list[float]:
-    """Train the task once, from the beginning; the objective of every epoch."""
+    """Train the task once, from the beginning; return the objective of every epoch."""
     with tempfile.TemporaryDirectory(prefix="default-") as folder:
         return validation_curve("classify", values, task, Path(folder))
 
 
 def validation_curve(name: str, values: dict[str, Any], data: DataSet, folder: Path) -> list[float]:
-    """Train in a folder that holds no checkpoint yet; the objective of every epoch."""
+    """Train in a folder without a checkpoint; return the objective of every epoch."""
     experiment = EXPERIMENTS[name]
     config: Any = build(experiment.config, experiment.presets["tiny"] | values)
     _, curve = train(experiment.trainable, config, data, folder)

@@ -1,17 +1,17 @@
-"""What many workers cost the driver: a study of 500 instant trials on a simulated cluster, in
+"""Cost of many workers to the driver: a study of 500 instant trials on a simulated cluster, in
 blocks of 50. The driver's CPU time per report and per trial must not grow with the number of
 trials.
 
     python benchmarks/cluster_64.py  # 64 workers on 8 nodes, about 10 GB of memory
     python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch
 
-The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster
-of that size has, all on this machine, which pretends to have the processors. So wall times say
-nothing; the driver's own CPU time does. The head has no processors, as in cluster.yaml. The study
-is that of benchmarks/thousand_trials.py. Without --torch a trial says what an instant one says,
-message for message, and imports nothing: 64 processes with torch do not fit into 23 GB. The first
-trial of each process costs its start, and when the last trials end none is begun any more: those
-blocks are left out.
+The nodes are simulated with `ray.cluster_utils.Cluster`: this machine runs as many raylets and warm
+processes as a cluster of that size and claims to have its processors. So wall times mean nothing,
+but the driver's own CPU time does. The head has no processors, as in cluster.yaml. The study is
+that of benchmarks/thousand_trials.py. Without --torch a trial sends the same messages as an instant
+trial and imports nothing: 64 processes with torch do not fit into 23 GB. Two kinds of blocks are
+left out: those with the first trial of each process, which include its startup, and those at the
+end, where no new trial starts.
 """
 
 import argparse
@@ -35,19 +35,19 @@ from tune.execution.ray_session import _loopback
 from tune.execution.ray_tune import search
 
 FLAT = 1.25
-"""The last third of the blocks against the first third: more than that is growth."""
+"""Allowed ratio of the last third of the blocks to the first third. More than that is growth."""
 
 
 class WithoutTorch:
-    """Stands where `search` has an experiment: of that, processes would import torch to unpickle
-    it."""
+    """Takes the place of the experiment in `search`. To unpickle an experiment, processes would
+    import torch."""
 
 
 def say_what_an_instant_trial_says(
     _: WithoutTorch, patience_s: float, config: dict[str, Any]
 ) -> None:
-    """In place of `tune.execution.ray_tune.run_in_tune`. Of this script, so pickled by value; the
-    messages are those of `engine.fit` on `Instant`."""
+    """Replace `tune.execution.ray_tune.run_in_tune`. As a function of this script it is pickled by
+    value; its messages are those of `engine.fit` on `Instant`."""
     import json
     import math
 
@@ -75,7 +75,7 @@ def say_what_an_instant_trial_says(
 
 
 def start_cluster(nodes: int, workers: int) -> Any:
-    """On loopback; the processes find this repository."""
+    """Start the cluster on loopback, with this repository on the path of its processes."""
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     node = {"object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
     cluster = Cluster(
@@ -89,9 +89,9 @@ def start_cluster(nodes: int, workers: int) -> Any:
 
 
 def show(meter: Meter, workers: int, epochs: int) -> None:
-    """A row a block; the first `workers` trials and the last are left out."""
+    """Print a row for each block, without the first `workers` trials and the last."""
     filled = -(-workers // meter.block)
-    marks = meter.marks[filled : len(meter.marks) - filled]  # all processes warm, and busy
+    marks = meter.marks[filled : len(meter.marks) - filled]  # all processes are warm and busy
     # (blocks,) ms of CPU a trial
     driver = np.diff([1000 * mark[1] for mark in marks]) / meter.block
     study = np.diff([1000 * mark[3] for mark in marks]) / meter.block

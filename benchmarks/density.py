@@ -4,7 +4,8 @@
     python benchmarks/density.py --files 10   # and the densest files of each
     python benchmarks/density.py --limit 7.5  # exit code 1 where a package is denser
 
-The measure is a symptom. Names and steps lower it; breaking a line does not make code clearer.
+The measure is a symptom. Better names and smaller steps lower it; a mere line break does not make
+code clearer.
 """
 
 import argparse
@@ -20,7 +21,7 @@ COLUMNS = 100
 
 @dataclass(frozen=True)
 class Density:
-    """What was counted in one file, or in several together."""
+    """Counts of one file, or of several together."""
 
     name: str
     nodes: int
@@ -36,13 +37,13 @@ class Density:
         return self.nodes / max(self.lines, 1)
 
     def row(self) -> str:
-        """One line of the table."""
+        """Return one line of the table."""
         counts = f"{self.nodes:>8} {self.lines:>7} {self.nodes_per_line:>11.2f}"
         return f"{self.name:<36} {counts} {self.long_lines:>11}"
 
 
 def measure(path: Path) -> Density:
-    """Count in one file."""
+    """Count nodes and lines of one file."""
     text = path.read_text()
     lines = text.splitlines()
     nodes = sum(1 for _ in ast.walk(ast.parse(text)))
@@ -53,7 +54,7 @@ def measure(path: Path) -> Density:
 
 
 def total(name: str, files: list[Density]) -> Density:
-    """Add up files."""
+    """Return the sum over files."""
     nodes = sum(file.nodes for file in files)
     lines = sum(file.lines for file in files)
     long_lines = sum(file.long_lines for file in files)
@@ -62,7 +63,7 @@ def total(name: str, files: list[Density]) -> Density:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; the exit code is 1 where `--limit` is exceeded or a line is long."""
+    """Print the table. With `--limit`, return 1 if a package is denser or has a long line."""
     parser = argparse.ArgumentParser(description="Syntax-tree nodes per non-blank line.")
     parser.add_argument("--limit", type=float, help="most nodes per line of a package")
     parser.add_argument("--files", type=int, default=0, help="densest files to print")

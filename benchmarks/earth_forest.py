@@ -1,13 +1,13 @@
-"""What a segmentation network on `earth` has to beat: the most frequent class, a random forest that
-sees one pixel, and one that sees its surroundings too.
+"""Baselines that a segmentation network on `earth` has to beat: the most frequent class, a random
+forest that sees one pixel, and one that sees the pixel's surroundings too.
 
     python benchmarks/earth_forest.py                  # about two minutes on one core
     python benchmarks/earth_forest.py --seed 1 --pixels 200000 --trees 200
 
 All learn from the train split of `--seed` and are scored by the project's own metric on val and
-test. The first forest knows of each pixel red, green and blue, which is all that a network sees;
-the second also, of the squares of 5 and 17 pixels around it, their means and the deviation of their
-brightness. No place on the globe, as the network.
+test. The first forest gets red, green and blue of each pixel, as a network does. The second also
+gets their means, and the deviation of the brightness, over squares of 5 and 17 pixels around it.
+Like the network, neither knows the place on the globe.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainables.data import IGNORE, DataConfig, Split, load_dataset
 from trainables.miou import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 
-WINDOWS = (5, 17)  # sides, pixels
+WINDOWS = (5, 17)  # side lengths in pixels
 Windows = tuple[int, ...]
 
 
@@ -43,7 +43,7 @@ def features(images: np.ndarray, windows: Windows) -> np.ndarray:
 def sampled(
     split: Split, pixels: int, seed: int, windows: Windows
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n, F) and (n,) of at most `pixels` pixels whose class is known."""
+    """Return (n, F) features and (n,) classes of at most `pixels` pixels whose class is known."""
     positions = np.arange(len(split))
     truth = split.masks(positions).numpy().ravel()
     known = np.flatnonzero(truth != IGNORE)
@@ -57,7 +57,7 @@ def sampled(
 def confusion(
     split: Split, classes: int, predict: "RandomForestClassifier | int", windows: Windows
 ) -> torch.Tensor:
-    """(C, C + 1) of a forest, or of one class everywhere."""
+    """Return the (C, C + 1) confusion matrix of a forest, or of predicting one class everywhere."""
     total = torch.zeros(classes, classes + 1, dtype=torch.int64)
     for position in range(len(split)):
         mask = split.masks(np.array([position]))

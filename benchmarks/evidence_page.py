@@ -1,4 +1,4 @@
-"""Fills the tables of docs/notes/evidence.md from the records in docs/results/.
+"""Fill the tables of docs/notes/evidence.md from the records in docs/results/.
 
     python benchmarks/evidence_page.py
 
@@ -18,36 +18,36 @@ PAGE = ROOT / "docs/notes/evidence.md"
 RESULTS = ROOT / "docs/results"
 TASKS = ("digits", "letters")
 SHOWN = ("* paired by replicate", "not paired (Welch)", "pooled if Bartlett p > .1", "version 1")
-"""Beginnings of the rules whose power for settings is shown; the records have all."""
+"""Prefixes of the rules whose power for settings is shown. The records contain all rules."""
 
 Entry = dict[str, Any]
 
 
 def records(name: str) -> Entry:
-    """A file of results."""
+    """Return the content of a file of results."""
     found: Entry = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
 
 def every(name: str, part: str) -> list[Entry]:
-    """A part of a benchmark's records, of all tasks."""
+    """Return a part of a benchmark's records, over all tasks."""
     return [row for task in TASKS for row in records(f"{name}_{task}")[part]]
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     head = list(header)
     lines = [head, ["---"] * len(head), *map(list, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def share(value: float) -> str:
-    """As the page writes shares: .052."""
+    """Format a share as on the page: .052."""
     return f"{value:.3f}".removeprefix("0")
 
 
 def signed(interval: list[float], scale: float = 1.0) -> str:
-    """A value with its interval."""
+    """Format a value with its interval."""
     value, low, high = (f"{scale * x:+.4f}".replace("0.", ".", 1) for x in interval)
     return f"{value} [{low}, {high}]"
 
@@ -57,13 +57,13 @@ def _rows(claim: str) -> list[Entry]:
 
 
 def _false(rows: list[Entry]) -> str:
-    """The worse of two tasks, with its upper bound."""
+    """Format the worse of two tasks, with its upper bound."""
     worst = max(rows, key=lambda row: row["false_share"])
     return f"{share(worst['false_share'])} [{share(worst['false_bounds'][1])}]"
 
 
 def _null(claim: str, design: Callable[[str], bool]) -> str:
-    """Case x rule."""
+    """Return a table of cases x rules."""
     rows = [row for row in _rows(claim) if not row["shift"] and design(row["design"])]
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     cases = dict.fromkeys(row["case"] for row in rows)
@@ -78,7 +78,7 @@ def _null(claim: str, design: Callable[[str], bool]) -> str:
 
 
 def _power(claim: str, shown: tuple[str, ...] = ("",)) -> str:
-    """Rule and design x difference, for both tasks."""
+    """Return a table of rules and designs x differences, for both tasks."""
     rows = [row for row in _rows(claim) if row["shift"] and row["rule"].startswith(shown)]
     shifts = sorted({row["shift"] for row in rows})
     lines = []
@@ -152,7 +152,7 @@ def _falls() -> str:
 
 
 def _epochs() -> str:
-    """Epochs of a search by the study, with one seed for all trials."""
+    """Return the epochs of a search by the study, with one seed for all trials."""
     lines = []
     for row in every("search_luck", "searches"):
         if row["sampler"] == "study" and row["seeds"] == "one":
@@ -202,7 +202,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(page: str) -> str:
-    """The page with its tables as the records have them."""
+    """Return the page with its tables filled from the records."""
 
     def table(found: re.Match[str]) -> str:
         return f"<!-- {found[1]} -->\n\n{TABLES[found[1]]()}\n\n<!-- end -->"

@@ -1,15 +1,15 @@
-"""Steps of a head on kept features against the same steps through the frozen backbone: speed, and
-whether both come to the same.
+"""Steps of a head on cached features against the same steps through the frozen backbone: their
+speed, and whether the results agree.
 
     python benchmarks/features.py                                        # ResNet18 at 64 px
     python benchmarks/features.py --backbone resnet50 --image-size 128  # as the course reports
 
 Both contenders are the `classify` trainable of setting E in the loop's own `train_step`, with the
-untuned defaults of the preset `full` and a rate of .01, the same fixed augmented views, batches and
-initial weights; `features.cache` alone differs. They take turns in one process; counted is its CPU
-time, and the ratio is the median over the turns. Building the features comes before and is printed:
-after how many steps it has paid. The backbone is a random one with calibrated BatchNorm: what it
-computes does not matter here, what it costs does.
+untuned defaults of the preset `full` and a rate of .01. They share the fixed augmented views, the
+batches and the initial weights; only `features.cache` differs. They take turns in one process. The
+time is its CPU time, and the ratio is the median over the turns. The features are built before, and
+the number of steps after which building has paid off is printed. The backbone is a random one with
+calibrated BatchNorm, because only its cost matters here.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Contender:
         self.loss = 0.0
 
     def run(self, first: int, steps: int) -> float:
-        """CPU seconds per step."""
+        """Return CPU seconds per step."""
         started = time.process_time()
         for step in range(first, first + steps):
             self.model.train()
@@ -102,7 +102,7 @@ def main() -> None:
         prefix="bench-", dir=Path(__file__).resolve().parents[1]
     ) as name:
         folder = Path(name)
-        os.environ["VISTUNE_CACHE"] = name  # nothing is there yet
+        os.environ["VISTUNE_CACHE"] = name  # an empty cache
         config = setting_e(options.backbone, options.image_size, options.images, folder / "b.pt")
         total = options.turns * options.steps
         kept = Contender(config, folder, total)
@@ -111,7 +111,7 @@ def main() -> None:
         )
         building = kept.run(0, 1)
         kept = Contender(config, folder, total)
-        # opens what is there now
+        # opens the cache, which now exists
         kept.model.draw(kept.state.batches.sampler.positions(0), torch.Generator())
         turns = [
             (kept.run(at, options.steps), bare.run(at, options.steps))
@@ -130,8 +130,8 @@ def main() -> None:
 def report(
     options: argparse.Namespace,
     config: ClassifierConfig,
-    building: float,  # CPU seconds, one step included
-    turns: list[tuple[float, float]],  # CPU seconds per step, of each contender
+    building: float,  # CPU seconds, including one step
+    turns: list[tuple[float, float]],  # CPU seconds per step of each contender
     losses: tuple[float, float],
     metrics: tuple[Metrics, Metrics],
 ) -> None:

@@ -1,12 +1,12 @@
-"""Everything that is claimed about GPUs, checked on the card of this machine in one command.
+"""Check everything that is claimed about GPUs on this machine's card, in one command.
 
     make gpu-check                                    # under 8 minutes on an H100 with 16 cores
     python benchmarks/gpu_check.py --json gpu.json    # the same with any Python that has vistune
     python benchmarks/gpu_check.py --device cpu --quick    # that the script runs: CI has no card
 
-Nothing is downloaded: the data are random numbers. Every row is a claim, what was measured, and
-whether it holds; on a CPU claims about speed are not judged. Exit code 1 where a claim fails.
-docs/gpu.md says what the rows mean.
+Nothing is downloaded: the data are random numbers. Every row shows a claim, the measurement, and
+whether the claim holds. Claims about speed are not judged on a CPU. The exit code is 1 if a claim
+fails. docs/gpu.md explains the rows.
 """
 
 import argparse
@@ -59,11 +59,12 @@ from trainables.errors import UserError
 from trainables.files import LAST
 
 OVERHEAD_PERCENT = 5.0
-"""Largest share by which the input path may slow the model down."""
+"""Largest percentage by which the input path may slow the model down."""
 TIMES_BY_HAND = 3.0
-"""Images a second over those of a DataLoader of torchvision's transforms."""
+"""Required ratio of images per second to a DataLoader with torchvision's transforms."""
 AUGMENT_TOLERANCE = 1e-4
-"""Largest difference of a value in [0, 1] between augmentation on the card and on the CPU."""
+"""Largest allowed difference of a value in [0, 1] between augmentation on the card and on the
+CPU."""
 SMALL_EPOCHS = 4
 COLUMNS = 78
 
@@ -76,7 +77,7 @@ class Row:
     claim: str
     measured: str
     holds: bool | None
-    """None: it is not judged here."""
+    """True if the claim holds; None if it is not judged here."""
     seconds: float = 0.0
     values: dict[str, Any] = field(default_factory=dict)
     """Numbers of the row, for the JSON."""
@@ -84,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """What the rows share."""
+    """Settings that all rows share."""
 
     device: torch.device
     size: Size
@@ -93,7 +94,7 @@ class Check:
 
     @property
     def judged(self) -> bool:
-        """Speed is judged: this is a card, at full size."""
+        """True if speed is judged: on a card and at full size."""
         return self.device.type == "cuda" and self.size is FULL
 
     def faster(self, holds: bool) -> bool | None:
@@ -122,7 +123,7 @@ def environment(check: Check) -> Row:
 
 
 def input_path(check: Check) -> Row:
-    """Batches of both paths to the device, and the plain ones."""
+    """Compare the batches that both paths bring to the device with plain ones."""
     differences = []
     for name in ("ssl", "segment"):
         kind, config, data = work(name, check.size, "never")
@@ -152,7 +153,7 @@ def input_path(check: Check) -> Row:
 
 
 def augmentation_equal(check: Check) -> Row:
-    """Views of the device beside those of the CPU, before they are normalised."""
+    """Compare views made on the device with those made on the CPU, before normalisation."""
     config = byol_config(check.size)
     worst = 0.0
     images = torch.from_numpy(made_data(check.size.batch, check.size.side).train.images[:64])
@@ -176,7 +177,7 @@ def trainables(check: Check) -> list[Row]:
 
 
 def _trainable(check: Check, name: str) -> Row:
-    """Twenty steps of one kind, then one more in which nothing may wait."""
+    """Take twenty steps of one trainable, then one more in which nothing may wait."""
     kind, config, data = work(name, _small(check.size))
     training = Training(kind, config, data, check.device)
     losses = training.take(20)
@@ -193,19 +194,20 @@ def _trainable(check: Check, name: str) -> Row:
 
 
 def _small(size: Size) -> Size:
-    """The same networks, on batches that take less time."""
+    """Return the same networks with batches that take less time."""
     if size is not FULL:
         return size
     return replace(size, batch=64, images=1024, segment_batch=4)
 
 
 def count_waits(training: Training) -> int:
-    """Synchronisations of one step: counted by CUDA, or on a CPU by `tests/waits.py`."""
+    """Count the synchronisations of one step: with CUDA's own counter, or on a CPU with
+    `tests/waits.py`."""
     if training.device.type != "cuda":
         waits = Waits.of(training.state)
         with waits.watching(training.batches.feed), waits:
             training.take(1)
-        return len(waits.found) - 1  # the loss, which `take` returns
+        return len(waits.found) - 1  # without the loss, which `take` returns
 
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
@@ -220,7 +222,7 @@ def count_waits(training: Training) -> int:
 
 
 def byol_speed(check: Check) -> list[Row]:
-    """BYOL on both paths, beside its limit and beside the loop by hand."""
+    """Time BYOL on both paths, against its limit and against the loop by hand."""
     size = check.size
     data = made_data(size.images, size.side)
 
@@ -265,7 +267,7 @@ def _beside_limit(name: str, ours: float, limit: float, check: Check) -> Row:
 
 
 def augmentation_speed(check: Check) -> Row:
-    """Both views of BYOL, of images that lie on the device."""
+    """Time both views of BYOL, of images that are on the device."""
     size = check.size
     model = BYOL(byol_config(size), made_data(size.batch, size.side))
     batch = model.draw(np.arange(size.batch), torch.Generator())
@@ -306,7 +308,7 @@ def segmentation_speed(check: Check) -> Row:
 
 
 def concurrency(check: Check) -> Row:
-    """Small trials that share the card, in processes of their own."""
+    """Time small trials that share the card, each in its own process."""
     speeds = {count: _together(check, count) for count in check.size.concurrent}
     alone = speeds[1]
     measured = ", ".join(f"{count}: {speed:.0f}" for count, speed in speeds.items())
@@ -321,7 +323,8 @@ def concurrency(check: Check) -> Row:
 
 
 def _together(check: Check, count: int) -> float:
-    """Images a second of all of `count` trials that train for the same seconds."""
+    """Return the images per second of `count` trials together, which train during the same
+    seconds."""
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         go = Path(folder) / "go"
         children = [_child(check, "small", folder, str(number)) for number in range(count)]
@@ -339,7 +342,7 @@ def _together(check: Check, count: int) -> float:
 
 
 def small_trial(check: Check, folder: Path, number: str) -> None:
-    """A child of `_together`: steps until the seconds are over."""
+    """Run a child of `_together`: take steps until the time is over."""
     kind, config, data = _small_training()
     training = Training(kind, config, data, check.device)
     training.take(3)
@@ -357,7 +360,7 @@ def small_trial(check: Check, folder: Path, number: str) -> None:
 
 
 def _small_training() -> tuple[Any, Any, Any]:
-    """A classifier like those of preset `tiny`."""
+    """Return a classifier like those of preset `tiny`."""
     data = DataConfig(name="made", image_size=QUICK.side)
     config = ClassifierConfig(
         data=data,
@@ -368,7 +371,7 @@ def _small_training() -> tuple[Any, Any, Any]:
 
 
 def out_of_memory(check: Check) -> Row:
-    """A batch that does not fit is trained on in micro-batches."""
+    """Train on a batch that does not fit; it must be split into micro-batches."""
     kind, config, data = work("classify", _small(check.size))
     config = settle_numerics(config, check.device)
     config = replace(config, train=replace(config.train, epochs=1, epoch_images=256))
@@ -390,8 +393,8 @@ def out_of_memory(check: Check) -> Row:
 
 
 class LessMemory:
-    """A block in which a whole batch does not fit: by a limit on this process, or, on a CPU, by an
-    error as the allocator raises it."""
+    """A block in which a whole batch does not fit. On a card the process gets a memory limit; on a
+    CPU the forward pass raises the allocator's error."""
 
     def __init__(self, check: Check, trainable: Any, batch: int):
         self.check = check
@@ -431,7 +434,7 @@ class LessMemory:
 
 
 def killed_trial(check: Check) -> Row:
-    """A process that is killed between two epochs, and what another one makes of its checkpoint."""
+    """Kill a process between two epochs, and let another process resume from its checkpoint."""
     whole = _history(check, None)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         child = _child(check, "killed", folder)
@@ -458,7 +461,7 @@ def killed_trial(check: Check) -> Row:
 
 
 def _history(check: Check, folder: Path | None) -> list[dict[str, float]]:
-    """Train the small trial in this process, resuming where the folder holds a checkpoint."""
+    """Train the small trial in this process, resuming if the folder contains a checkpoint."""
     kind, config, data = _small_training()
     config = settle_numerics(config, check.device)
     torch.manual_seed(config.seed)
@@ -469,7 +472,7 @@ def _history(check: Check, folder: Path | None) -> list[dict[str, float]]:
 
 
 def trial_to_kill(check: Check, folder: Path) -> None:
-    """A child of `killed_trial`: waits behind its second epoch."""
+    """Run a child of `killed_trial`, which waits after its second epoch."""
 
     class Told(Here):
         def report(self, epoch: int, metrics: dict[str, float]) -> bool:
@@ -485,7 +488,7 @@ def trial_to_kill(check: Check, folder: Path) -> None:
 
 
 def whole_study(check: Check) -> Row:
-    """A study of one trial through the command line and Ray: does the trial get the card?"""
+    """Run a study of one trial through the command line and Ray: does the trial get the card?"""
     root = Path(__file__).resolve().parents[1]
     settings = [f"train.device={check.device.type}", "train.numerics=auto", "train.epochs=1"]
     options = [word for setting in settings for word in ("--set", setting)]
@@ -521,10 +524,10 @@ def _child(check: Check, *arguments: str) -> "subprocess.Popen[bytes]":
 def _wait_for(
     children: "list[subprocess.Popen[bytes]]", files: list[Path], patience_s: float = 120
 ) -> None:
-    """Wait until the files are there.
+    """Wait until the files exist.
 
     Raises:
-        RuntimeError: a child has ended before, or time is over.
+        RuntimeError: a child ended before, or the time is over.
     """
     deadline = time.monotonic() + patience_s
     while not all(file.exists() for file in files):
@@ -552,7 +555,7 @@ WORDS = {True: "holds", False: "FAILS", None: "not judged"}
 
 
 def rows_of(name: str, check: Check) -> list[Row]:
-    """The rows of one check, or one that says why there are none."""
+    """Return the rows of one check, or one row that says why it failed."""
     started = time.perf_counter()
     try:
         made = ROWS[name](check)
@@ -568,7 +571,7 @@ def rows_of(name: str, check: Check) -> list[Row]:
 
 
 def show(row: Row) -> None:
-    """Print a row: name, verdict and seconds, what was measured, the claim."""
+    """Print a row: name, verdict and seconds, the measurement, the claim."""
     print(f"{row.name:<40} {WORDS[row.holds]:<12} {row.seconds:6.1f} s")
     for text in (row.measured, f"claim: {row.claim}"):
         print(textwrap.fill(text, COLUMNS, initial_indent="    ", subsequent_indent="    "))

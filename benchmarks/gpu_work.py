@@ -1,5 +1,5 @@
-"""The work that `gpu_check.py` times: data made of random numbers, trainings of the product, and
-the loop that one would write by hand instead."""
+"""The work that `gpu_check.py` times: data made of random numbers, trainings by vistune, and the
+loop that one would write by hand instead."""
 
 import functools
 import tempfile
@@ -34,19 +34,19 @@ from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.segmenters.networks import ModelConfig
 
 CLASSES = 10
-STEPS = 1000  # of the schedule: far more than are taken
+STEPS = 1000  # length of the schedule: far more steps than are taken
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is."""
+    """Sizes of networks, data and measurements."""
 
     backbone: BackboneConfig
     side: int
     """Pixels."""
     batch: int
     images: int
-    """Training images; a quarter as many validate, and another quarter test."""
+    """Training images. A quarter as many are for validation, another quarter for testing."""
     segmenter: ModelConfig
     segment_side: int
     segment_batch: int
@@ -56,9 +56,9 @@ class Size:
     """Steps that are timed."""
     loader_workers: int
     concurrent: tuple[int, ...]
-    """Trials at a time."""
+    """Numbers of concurrent trials."""
     concurrent_s: float
-    """Seconds that they train together."""
+    """Seconds for which they train together."""
     head: HeadConfig
 
 
@@ -95,7 +95,7 @@ QUICK = Size(
 
 
 class Here:
-    """A runtime of one process, whose reports are kept."""
+    """A runtime of one process that keeps its reports."""
 
     rank = 0
     world_size = 1
@@ -117,7 +117,8 @@ class Here:
 def made_data(
     images: int, side: int, kind: type[DataSet] = DataSet, masks: bool = False, seed: int = 0
 ) -> Any:
-    """Coloured noise whose mean tells the class; masks tell the brighter half of each image."""
+    """Return coloured noise whose mean tells the class; masks mark the brighter half of each
+    image."""
     rng = np.random.default_rng(seed)
     count = images * 3 // 2
     labels = np.arange(count, dtype=np.int64) % CLASSES
@@ -156,7 +157,7 @@ NAMES = ("ssl", "classify", "fewshot", "segment")
 
 
 def work(name: str, size: Size, place: str = "auto") -> tuple[Any, Any, Any]:
-    """Trainable, config and data of one of `NAMES`, in the numerics of preset `full`.
+    """Return trainable, config and data of one of `NAMES`, with the numerics of preset `full`.
 
     Args:
         place: `data.on_device`.
@@ -187,7 +188,7 @@ def work(name: str, size: Size, place: str = "auto") -> tuple[Any, Any, Any]:
 
 
 def _common(size: Size, place: str) -> dict[str, Any]:
-    """The blocks that all configs have."""
+    """Return the config blocks that all trainables share."""
     data = {"name": "made", "image_size": size.side, "on_device": place}
     return {
         "data": DataConfig(**data),  # type: ignore[arg-type]
@@ -197,13 +198,13 @@ def _common(size: Size, place: str) -> dict[str, Any]:
 
 
 def byol_config(size: Size, place: str = "auto") -> BYOLConfig:
-    """BYOL as preset `full` has it."""
+    """Return BYOL's config as in preset `full`."""
     optim = OptimConfig(name="adam", lr=3e-4)
     return BYOLConfig(**_common(size, place), head=size.head, optim=optim)
 
 
 class Training:
-    """A training in progress: the product's own step, without its epochs."""
+    """A training in progress, with vistune's own step but without epochs."""
 
     def __init__(self, kind: Any, config: Any, data: Any, device: torch.device):
         self.device = device
@@ -221,7 +222,7 @@ class Training:
         self.step = 0
 
     def take(self, steps: int) -> list[float]:
-        """Take steps, and return their losses when the device has done them all."""
+        """Take steps. Return their losses once the device has finished them."""
         losses = []
         for _ in range(steps):
             losses.append(train_step(self.state, self.config, self.runtime, self.step, STEPS))
@@ -229,12 +230,12 @@ class Training:
         return [float(loss) for loss in losses]
 
     def images_per_s(self, warmup: int, steps: int) -> float:
-        """Images of a second, over steps that follow the warm-up."""
+        """Return images per second over the steps after the warm-up."""
         return images_per_s(self.take, self.batches.batch_size, warmup, steps)
 
 
 def images_per_s(take: Callable[[int], Any], batch: int, warmup: int, steps: int) -> float:
-    """Time `take(steps)`, which returns when the device is done."""
+    """Return images per second of `take(steps)`, which returns when the device has finished."""
     take(warmup)
     started = time.perf_counter()
     take(steps)
@@ -245,7 +246,7 @@ def images_per_s(take: Callable[[int], Any], batch: int, warmup: int, steps: int
 
 
 class OnTheCard(BYOL):
-    """BYOL on random views that lie on the card: no data, no augmentation. The limit."""
+    """BYOL on random views that are on the card, without data or augmentation: the limit."""
 
     held: list[Tensor] | None = None
 
@@ -262,7 +263,7 @@ class OnTheCard(BYOL):
 
 
 class TwoViews(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of augmented views, image by image, as torchvision's examples make them."""
+    """Pairs of augmented views, made image by image as in torchvision's examples."""
 
     def __init__(self, images: np.ndarray, config: BYOLConfig):
         self.images = images
@@ -279,7 +280,7 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
 
 
 def transform(policy: AugmentConfig, side: int) -> v2.Compose:
-    """A view of BYOL in torchvision's v2, on uint8, which is its fast path."""
+    """Return a view of BYOL as a transform of torchvision v2 on uint8, its fast path."""
     kernel = Augment(policy, side).kernel
     scale = (policy.crop_scale_min, policy.crop_scale_max)
     ratio = (1 / policy.crop_ratio, policy.crop_ratio)
@@ -300,8 +301,8 @@ def transform(policy: AugmentConfig, side: int) -> v2.Compose:
 
 
 class ByHand:
-    """The loop that one would write: a DataLoader of torchvision's transforms before the same
-    network, optimizer and types."""
+    """The loop that one would write by hand: a DataLoader with torchvision's transforms, and the
+    same network, optimizer and types."""
 
     def __init__(self, config: BYOLConfig, data: DataSet, device: torch.device, workers: int):
         config = settle_numerics(config, device)
@@ -330,7 +331,7 @@ class ByHand:
         self.learner.train()
 
     def take(self, steps: int) -> None:
-        """Take steps, and return when the device has done them all."""
+        """Take steps. Return once the device has finished them."""
         for _ in range(steps):
             loss = self._step()
         float(loss)

@@ -4,10 +4,10 @@ v2 per sample.
     python benchmarks/joint_augment.py  # scale .5-2, flips, quarter turns, jitter; 64 to 256 px
     python benchmarks/joint_augment.py --sizes 512 --batch 8
 
-Both draw scale, place, flips, turn and jitter anew for every pair and end with normalised float32
-views and uint8 masks. Time is CPU time of the process, the contenders take turns within a round and
-the ratio is the median over the rounds, so that other load on the machine falls on both alike. The
-process keeps freed memory, as a trial's does, which helps both.
+Both draw scale, position, flips, turn and jitter anew for every pair and end with normalised
+float32 views and uint8 masks. Times are CPU times of the process. The contenders take turns within
+a round and the ratio is the median over the rounds, so other load on the machine affects both
+equally. The process keeps freed memory, as a trial's process does, which helps both.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Pairs = tuple[Tensor, Tensor]  # (B, 3, S, S) uint8 or float32, (B, S, S) uint8
 
 
 class _Scale(v2.Transform):
-    """Log-uniform enlargement of the policy, antialiased for the image, the nearest pixel for the
+    """The policy's log-uniform scaling, antialiased for the image and nearest-neighbour for the
     mask."""
 
     def make_params(self, flat_inputs: list[Tensor]) -> dict[str, int]:
@@ -57,7 +57,7 @@ class _Scale(v2.Transform):
 
 
 class _Turn(v2.Transform):
-    """One of four quarter turns."""
+    """Rotation by one of four quarter turns."""
 
     def make_params(self, flat_inputs: list[Tensor]) -> dict[str, int]:
         return {"turns": random.randrange(4)}
@@ -126,7 +126,7 @@ def main() -> None:
             for name, augment in contenders.items():
                 start = time.process_time()
                 augment(images, masks)
-                if round_:  # the first round warms up
+                if round_:  # the first round is a warm-up
                     times[name].append(time.process_time() - start)
         print(f"\n{size} px, batches of {args.batch}, {args.rounds} rounds, 1 core")
         for name, taken in times.items():

@@ -1,5 +1,4 @@
-"""Records what measures without labels say of random configurations of `ssl`, beside what labels
-say.
+"""Record measures without labels for random configurations of `ssl`, beside the truth from labels.
 
     apt-get download mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     for file in *.deb; do dpkg -x $file photos; done     # photographs, of Debian 12
@@ -7,9 +6,9 @@ say.
     python benchmarks/label_free.py --out record --every 99 --only earth-long --runs 40
 
 A line of `record/runs.jsonl` is one training: a random configuration of the space of preset `tiny`,
-shorter than the preset, with a seed of its own, about 10 CPU seconds (letters: 60). The data sets
-take turns, so that a part of the record is of use, and it resumes where it ended.
-`benchmarks/data/label_free.jsonl` has the last epochs, which `label_free_report.py` reads.
+shorter than the preset, with its own seed, about 10 CPU seconds (letters: 60). The data sets take
+turns, so that a partial record is useful too, and the script resumes where it ended.
+`benchmarks/data/label_free.jsonl` contains the last epochs, which `label_free_report.py` reads.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from tune.experiments import EXPERIMENTS
 
 RUNS = 30
 TILE = 64
-"""Side of a tile of a photograph, in px of the photograph at `HEIGHT`."""
+"""Side of a tile in px, in a photograph scaled to `HEIGHT`."""
 HEIGHT = 576
 PHOTOS = (
     *("mate/nature/Aqua.jpg", "mate/nature/Blinds.jpg", "mate/nature/Dune.jpg"),
@@ -55,7 +54,7 @@ PHOTOS = (
     *("seeding_by_Clements_Engelhardt.jpg", "sunset_by_Aitzol_Berasategi.jpg"),
     "Infinite-Sea_by_Aury88.jpg",
 )
-"""Photographs under usr/share/backgrounds of the packages."""
+"""Photographs in usr/share/backgrounds of the packages."""
 
 _SHORT: dict[str, Any] = {
     "train.epochs": 5,
@@ -84,15 +83,15 @@ TASKS: dict[str, dict[str, Any]] = {
         "backbone.width": 8,
         "train.epoch_images": 1024,
     },
-    # Letters take a wider network and longer to learn.
+    # Letters need a wider network and more training.
     "glyphs": {
         "data.up": "none",
         "data.image_size": 20,
         "train.epochs": 8,
         "train.epoch_images": 2560,
     },
-    # Three times as long, under today's rules: kNN of the short trainings differs too little
-    # between networks to be ranked (docs/notes/label_free.md).
+    # Three times as long, under today's rules: after short trainings the networks' kNN values
+    # differ too little to rank them (docs/notes/label_free.md).
     "earth-long": {
         **_EARTH,
         "data.name": "earth",
@@ -101,14 +100,15 @@ TASKS: dict[str, dict[str, Any]] = {
         "normalize": EXPERIMENTS["ssl"].presets["tiny"]["normalize"],
     },
 }
-"""Data set -> differences from the preset `tiny`."""
+"""Data set -> values that differ from the preset `tiny`."""
 
 
 _STREAMS = ("glyphs", "digits", "earth", "photos", "earth-long")
 
 
 class Draw:
-    """Answers a search space at random, uniformly (on the log scale where asked)."""
+    """Answers a search space with uniform random draws (log-uniform where the space asks for
+    it)."""
 
     def __init__(self, seed: int):
         self.rng = np.random.default_rng(seed)
@@ -183,7 +183,7 @@ KNOWN: dict[str, Any] = {
 
 
 def read(record: Path) -> list[dict[str, Any]]:
-    """Finished trainings; the last line may be cut off by a kill."""
+    """Return the finished trainings. The last line may be cut off by a kill."""
     runs = []
     if record.exists():
         for line in record.read_text().splitlines():
@@ -193,7 +193,7 @@ def read(record: Path) -> list[dict[str, Any]]:
 
 
 def configuration(data: str, number: int) -> dict[str, Any]:
-    """A random configuration of the space, flat."""
+    """Return a random configuration of the space, flat."""
     draw = Draw(10_000 * _STREAMS.index(data) + number)
     ssl(draw, "tiny", up=TASKS[data]["data.up"])
     return draw.params
@@ -209,7 +209,7 @@ def train(
     features: Path,
     every: int,
 ) -> dict[str, Any]:
-    """Train one configuration to its last epoch, judged after each."""
+    """Train one configuration to its last epoch and judge it after each."""
     experiment = EXPERIMENTS["ssl"]
     name = str(tiles) if data == "photos" else TASKS[data].get("data.name", data)
     fixed = _SHORT | TASKS[data] | {"data.name": name, "seed": 1000 + number}
@@ -222,7 +222,7 @@ def train(
     model = Judged(config, loaded[data], TASKS[data]["data.up"], inputs.setdefault(data, {}), every)
     began = time.process_time()
     if every == 1:
-        model.judge()  # untrained
+        model.judge()  # the untrained network
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TrialFailed):
         fit(model, config, LocalRuntime(Path(scratch), lambda epoch, metrics: True))
 
@@ -240,8 +240,8 @@ def train(
 
 
 def capped(data: DataSet, name: str) -> DataSet:
-    """The data with fewer images in gallery, val and test, by even steps; of letters, whose classes
-    are small, the whole gallery."""
+    """Return the data with fewer images in gallery, val and test, chosen at even steps. Letters
+    have small classes, so they keep the whole gallery."""
 
     limit = 1100 if name == "glyphs" else 500
     assert data.gallery is not None
@@ -254,7 +254,7 @@ def capped(data: DataSet, name: str) -> DataSet:
 
 
 def cut_photographs(packages: Path, root: Path) -> None:
-    """Write tiles that do not overlap, <part>/<photograph>/: of every five columns three are for
+    """Write non-overlapping tiles as <part>/<photograph>/. Of every five columns three are for
     training, one for val and one for test."""
     for name in PHOTOS:
         with Image.open(packages / name) as image:

@@ -1,5 +1,5 @@
-"""BYOL that is judged by labels and by every measure without them, after each epoch and with other
-weights at the end."""
+"""BYOL judged by labels and by every measure without them, after each epoch and, at the end, with
+other weights."""
 
 import copy
 from collections import deque
@@ -30,20 +30,21 @@ from trainables.metrics import (
 
 MILD = replace(STRONG, crop_scale_min=0.6, rotate=10.0)
 CALIBRATION = 512
-"""Training images whose statistics BatchNorm gets."""
-_EMA = 0.99  # of the online weights, a step
-_KEPT = 3  # checkpoints whose mean is tried
+"""Number of training images from which BatchNorm's statistics are computed."""
+_EMA = 0.99  # decay of the online weights' average, per step
+_KEPT = 3  # checkpoints that are averaged
 _BATCH = 256
 
 
 class Judged(BYOL):
-    """Keeps `history`, a record an epoch (the untrained network first), and `features`."""
+    """BYOL that keeps `history`, one record per epoch from the untrained network on, and
+    `features`."""
 
     def __init__(
         self, config: BYOLConfig, data: DataSet, up: str, inputs: dict[Any, Any], every: int
     ):
-        """`inputs` keeps what does not change from one run on this data to the next; every so many
-        epochs are judged, and the last."""
+        """Judge every `every`-th epoch and the last. `inputs` caches values that stay the same from
+        run to run on this data."""
         super().__init__(config, data)
         self._kept_inputs = inputs
         self._every = every
@@ -70,13 +71,14 @@ class Judged(BYOL):
         return {"val/knn_top1": found["truth"]["val.knn"], "val/std": 1.0}
 
     def snapshot(self, directory: Path, epoch: int) -> None:
-        """Nothing: no pictures of these runs."""
+        """Do nothing: these runs have no pictures."""
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        """Nothing: no file of these runs."""
+        """Do nothing: these runs export no file."""
 
     def judge(self) -> dict[str, Any]:
-        """Record the network as it is, with BatchNorm calibrated, and some of it without."""
+        """Record the current network with BatchNorm calibrated, and a few measures without
+        calibration."""
         self.eval()
         raw = self._plain(self.learner.online_encoder)
         encoder = self._calibrated(self.learner.online_encoder)
@@ -104,7 +106,7 @@ class Judged(BYOL):
         return found
 
     def compare_weights(self) -> dict[str, Any]:
-        """Truth for other weights and other calibrations of the last epoch's network."""
+        """Return the truth for other weights and other calibrations of the last epoch's network."""
         self.eval()
         online = self.learner.online_encoder
         found: dict[str, Any] = {"online.raw": self._truth(online)[0]}
@@ -129,7 +131,8 @@ class Judged(BYOL):
         return found
 
     def _plain(self, encoder: nn.Module) -> dict[str, float]:
-        """RankMe and retrieval without calibration: what is reported without it."""
+        """Return the measures that are reported without calibration: RankMe and the standard
+        deviation."""
         val, projections = _embed(encoder, self._inputs("val"))
         return {
             "rankme": rankme(torch.from_numpy(val)),
@@ -140,7 +143,7 @@ class Judged(BYOL):
     def _truth(
         self, encoder: nn.Module, val: np.ndarray | None = None, probe: bool = False
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """kNN and probe top-1 on val and test, and the features they are of."""
+        """Return kNN and probe top-1 on val and test, and the features behind them."""
         assert self.data.gallery is not None
         gallery, _ = _embed(encoder, self._inputs("gallery"))
         test, _ = _embed(encoder, self._inputs("test"))
@@ -162,13 +165,13 @@ class Judged(BYOL):
         return found, {"gallery": gallery, "test": test}
 
     def _calibrated(self, encoder: nn.Module, images: int = CALIBRATION) -> nn.Module:
-        """A copy with the statistics of training images, by even steps."""
+        """Return a copy with BatchNorm statistics of training images chosen at even steps."""
         encoder = copy.deepcopy(encoder)
         calibrate_batchnorm(encoder, self._inputs("train", images))
         return encoder
 
     def _inputs(self, part: str, limit: int = 10**9) -> list[Tensor]:
-        """Evaluation batches of a split, or of images of it by even steps."""
+        """Return evaluation batches of a split, or of some of its images at even steps."""
 
         def make() -> list[Tensor]:
             split: Split = getattr(self.data, part)
@@ -181,8 +184,8 @@ class Judged(BYOL):
         return self._once((part, limit), make)
 
     def _view_inputs(self) -> dict[str, list[Tensor]]:
-        """Fixed views of the validation images: "a" with the flips of the data, "b" without, "mild"
-        with less of everything."""
+        """Return fixed views of the validation images: "a" with the flips of the data, "b" without,
+        "mild" with weaker augmentation."""
 
         def make() -> dict[str, list[Tensor]]:
             policies = {"a": turned(STRONG, self.up), "b": STRONG, "mild": MILD}
@@ -206,14 +209,14 @@ class Judged(BYOL):
         return self._kept_inputs[key]
 
     def _keep(self, epoch: int, arrays: dict[str, np.ndarray]) -> None:
-        """Features for later questions, at half precision."""
+        """Keep features for later questions, in half precision."""
         for name, array in arrays.items():
             self.features[f"{name}.{epoch}"] = array.astype(np.float16)
 
 
 @torch.no_grad()
 def _embed(encoder: nn.Module, batches: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) and projections (n, P)."""
+    """Return features (n, D) and projections (n, P)."""
     features, projections = [], []
     for images in batches:
         projection, feature = encoder(images)

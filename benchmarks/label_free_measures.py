@@ -1,9 +1,9 @@
-"""Measures of a representation that look at no label: candidates for the objective of `ssl` on
-images without labels.
+"""Measures of a representation that need no labels: candidates for the objective of `ssl` on images
+without labels.
 
 Features are float32 arrays (n, d). Views are features of augmented images: row i of each belongs to
-image i. Larger means better where a docstring does not say otherwise; `benchmarks/label_free.py`
-measures what each is worth.
+image i. Larger means better unless a docstring says otherwise. `benchmarks/label_free.py` measures
+the worth of each.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from trainables.metrics import rankme
 
 _CLUSTERS = 16
 _TEMPERATURE = 0.1  # of the contrast between views
-_LIDAR_RIDGE = 1e-4  # LiDAR's delta, relative to the mean variance within
+_LIDAR_RIDGE = 1e-4  # LiDAR's delta, relative to the mean variance within images
 
 
 def candidates(
@@ -23,7 +23,8 @@ def candidates(
     pairs: dict[str, tuple[np.ndarray, np.ndarray]],  # name -> two views (n, d) each
     clusters: bool = True,
 ) -> dict[str, float]:
-    """Value of every candidate. `pairs` holds at least "a" and "b", drawn independently."""
+    """Return the value of every candidate. `pairs` has at least "a" and "b", drawn
+    independently."""
     found = {"rankme": rankme(torch.from_numpy(clean)), "alpha": spectral_decay(clean)}
     for name, (first, second) in pairs.items():
         values = retrieval(first, second)
@@ -43,7 +44,7 @@ def retrieval(
     first: np.ndarray,  # (n, d)
     second: np.ndarray,  # (n, d)
 ) -> dict[str, float]:
-    """Shares of images whose views find each other by cosine, and a soft form of the same.
+    """Return shares of images whose views find each other by cosine, and soft forms of them.
 
     `mutual`: each is the other's nearest among all 2n - 1 others. `nearest`: mean over both
     directions. `cross`: the same among the n views of the other draw. `rank`: mean reciprocal rank
@@ -54,7 +55,7 @@ def retrieval(
     similarity = views @ views.T  # (2n, 2n)
     np.fill_diagonal(similarity, -np.inf)
     own = np.concatenate([np.arange(count, 2 * count), np.arange(count)])
-    # A view that ties with others is not found: in a collapsed network all tie.
+    # A view that ties with others does not count as found: in a collapsed network all views tie.
     others = similarity.copy()
     others[np.arange(2 * count), own] = -np.inf
     right = similarity[np.arange(2 * count), own] > others.max(1)
@@ -75,8 +76,8 @@ def retrieval(
 def view_rank(
     *pictures: np.ndarray,  # (n, d) each
 ) -> float:
-    """One less the mean logarithm of the rank at which pictures of one image find each other by
-    cosine, over all pairs and both directions, as a part of ln(n)."""
+    """Return 1 minus the mean log rank at which pictures of one image find each other by cosine,
+    over all pairs and both directions, relative to ln(n)."""
     ranks = [
         _ranks(unit(one) @ unit(other).T) for one, other in itertools.permutations(pictures, 2)
     ]
@@ -86,7 +87,7 @@ def view_rank(
 def _ranks(
     similarity: np.ndarray,  # (n, n)
 ) -> np.ndarray:  # (n,), from 1
-    """Rank of the diagonal in each row; ties count against it."""
+    """Return the rank of the diagonal in each row; ties count against it."""
     return (similarity >= similarity.diagonal()[:, None]).sum(1)
 
 
@@ -103,16 +104,16 @@ def alignment(
     first: np.ndarray,  # (n, d)
     second: np.ndarray,  # (n, d)
 ) -> float:
-    """Mean squared distance between the unit vectors of two views (Wang & Isola 2020, section 4.1,
-    alpha = 2), in [0, 4]; smaller is better."""
+    """Return the mean squared distance between the unit vectors of two views (Wang & Isola 2020,
+    section 4.1, alpha = 2), in [0, 4]; smaller is better."""
     return float(np.square(unit(first) - unit(second)).sum(1).mean())
 
 
 def uniformity(
     z: np.ndarray,  # (n, d)
 ) -> float:
-    """Log of the mean of exp(-2 |x - y|^2) over pairs of unit vectors (Wang & Isola 2020, section
-    4.1, t = 2), in [-8, 0]; smaller is better."""
+    """Return the log of the mean of exp(-2 |x - y|^2) over pairs of unit vectors (Wang & Isola
+    2020, section 4.1, t = 2), in [-8, 0]; smaller is better."""
     z = unit(z).astype(np.float64)
     above = np.triu_indices(len(z), 1)
     squared_distance = (2 - 2 * z @ z.T)[above]
@@ -122,8 +123,8 @@ def uniformity(
 def spectral_decay(
     z: np.ndarray,  # (n, d)
 ) -> float:
-    """Exponent alpha of the power law of the covariance's eigenvalues (Agrawal et al. 2022,
-    alpha-ReQ), by least squares on logarithms; 1 is best there.
+    """Return the exponent alpha of the power law of the covariance's eigenvalues (Agrawal et al.
+    2022, alpha-ReQ), fitted by least squares on logarithms; 1 is best.
 
     Eigenvalues below 1e-6 of the largest are left out.
     """
@@ -138,8 +139,8 @@ def spectral_decay(
 def lidar(
     views: np.ndarray,  # (q, n, d): q views of each of n images
 ) -> float:
-    """Effective rank of the linear discriminants between images (Thilak et al. 2023, LiDAR): an
-    image is a class, its views are the members. In [1, d]."""
+    """Return the effective rank of the linear discriminants between images (Thilak et al. 2023,
+    LiDAR), where an image is a class and its views are the members. In [1, d]."""
     views = views.astype(np.float64)
     count, images, width = views.shape
     means = views.mean(0)  # (n, d)
@@ -164,8 +165,8 @@ def cluster_agreement(
     first: np.ndarray,  # (n, d)
     second: np.ndarray,  # (n, d)
 ) -> float:
-    """Adjusted Rand index between the clusters of two views, by the nearest of 16 centres that
-    k-means finds among unaugmented images; 0 where the agreement is chance."""
+    """Return the adjusted Rand index between the clusters of two views. A view belongs to the
+    nearest of 16 k-means centres of unaugmented images. Agreement by chance gives 0."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
@@ -174,14 +175,14 @@ def cluster_agreement(
     found = KMeans(clusters, n_init=1, random_state=0, max_iter=20).fit(unit(clean))
     one, two = found.predict(unit(first)), found.predict(unit(second))
     if len(np.unique(one)) == 1 and len(np.unique(two)) == 1:
-        return 0.0  # sklearn says 1: both are one cluster
+        return 0.0  # sklearn returns 1, because both are one cluster
     return float(adjusted_rand_score(one, two))
 
 
 def unit(
     z: np.ndarray,  # (n, d)
 ) -> np.ndarray:  # (n, d)
-    """Rows of length 1; rows of zeros stay."""
+    """Scale rows to length 1; rows of zeros stay."""
     length = np.linalg.norm(z, axis=1, keepdims=True)
     scaled: np.ndarray = z / np.maximum(length, 1e-12)
     return scaled

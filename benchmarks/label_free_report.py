@@ -1,11 +1,12 @@
-"""Tells which measure without labels ranks configurations of `ssl` as labels would.
+"""Report which measure without labels ranks configurations of `ssl` as labels would.
 
     python benchmarks/label_free_report.py              # of benchmarks/data/label_free.jsonl
     python benchmarks/label_free_report.py record/runs.jsonl
 
-Rank correlation (Spearman) of each measure with kNN and linear probe over networks, with bootstrap
-intervals, and the regret of choosing by it. Then what other weights and BatchNorm as training
-leaves it give. `label_free.py` records the runs, of which this file has the last epochs.
+For each measure: its rank correlation (Spearman) with kNN and with the linear probe over networks,
+with bootstrap intervals, and the regret of choosing by it. Then the gains of other weights, and of
+BatchNorm as training leaves it. `label_free.py` records the runs; the default file contains their
+last epochs.
 """
 
 import argparse
@@ -50,10 +51,10 @@ MEASURES: dict[str, Callable[[Run], float]] = {
     "softmax, turned": _feature("contrast.a"),
     "logarithm of ranks, turned, with the plain image": _feature("view_rank"),
 }
-"""Name -> score of a network at its last epoch, larger is better. The product selects by the last
-one; earlier by the reciprocal rank under views that are turned as the data admits."""
+"""Name -> score of a network at its last epoch, larger is better. vistune selects by the last one;
+earlier versions selected by the reciprocal rank under views turned as the data admits."""
 _LATER = "view_rank"
-"""A measure that not all records have."""
+"""A measure that some records lack."""
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def truth(run: Run, kind: str) -> float:
-    """Top-1 of "knn" or "probe", mean over val and test, to halve their noise."""
+    """Return the top-1 of "knn" or "probe", averaged over val and test to halve its noise."""
     found = run["last"]["truth"]
     mean: float = (found[f"val.{kind}"] + found[f"test.{kind}"]) / 2
     return mean
@@ -108,7 +109,7 @@ def correlation(
     scores: np.ndarray,  # (n,)
     values: np.ndarray,  # (n,)
 ) -> tuple[float, float, float]:
-    """Spearman's coefficient and a 95 % bootstrap interval over networks."""
+    """Return Spearman's coefficient and a 95 % bootstrap interval over networks."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(scores), len(scores)) for _ in range(RESAMPLES)]
     resampled = [_spearman(scores[rows], values[rows]) for rows in draws]
@@ -127,8 +128,8 @@ def _interval(found: tuple[float, float, float]) -> str:
 
 
 def _print_weights(runs: Sequence[Run]) -> None:
-    """kNN on val and test of other weights, less the online network's with calibrated
-    BatchNorm."""
+    """Print kNN on val and test with other weights, minus that of the online network with
+    calibrated BatchNorm."""
     print("  kNN, less that of the online network with calibrated BatchNorm")
     for name in runs[0]["weights"]:
         found = [run["weights"][name] for run in runs]

@@ -5,16 +5,16 @@ byol-pytorch's own learner.
     python benchmarks/loop.py --steps 50 --epochs 6
     python benchmarks/loop.py --preset            # network, views and batches of the tiny preset
 
-Same data, batches, backbone, initial weights, optimizer and augmented views, which is checked: both
-give the same loss on the first batch. So the rules of training are version 1, under which BatchNorm
-sees both views together, as in the package. The bare loop is what one writes by hand: no schedule,
-no checkpoints, no reports, no check for NaN. `fit` does all of that in the timed part (a
-checkpoint, an export and a report an epoch); validation is left out of both. The package moves its
-target network by allocating every parameter anew; vistune does it in place. The second bare loop
-has that too, so that the gain there does not hide a loss elsewhere: the claim is against this one.
-The contenders take turns, an epoch each, in one process; counted is its CPU time, and a ratio is
-the median over the turns, so that other load on the machine falls on all alike; the ratio of the
-fastest turns, which were disturbed least, stands beside it.
+Data, batches, backbone, initial weights, optimizer and augmented views are the same; this is
+checked, since both must give the same loss on the first batch. The rules of training are therefore
+version 1, under which BatchNorm sees both views together, as in the package. The bare loop is what
+one writes by hand: no schedule, no checkpoints, no reports, no check for NaN. `fit` does all of
+that in the timed part (a checkpoint, an export and a report an epoch); validation is left out of
+both. The package moves its target network by allocating every parameter anew; vistune moves it in
+place. The second bare loop does so too, so that this gain does not hide a loss elsewhere; the claim
+is against this loop. The contenders take turns, an epoch each, in one process. Times are its CPU
+time. A ratio is the median over the turns, so other load on the machine affects all contenders
+equally; the ratio of the fastest turns, which were disturbed least, is shown beside it.
 """
 
 import argparse
@@ -54,12 +54,12 @@ FIXED = {
     "aug.rotate": 0.0,
     "train.batch_size": 64,
 }
-"""Where it differs from the tiny preset: what that was at 5d3a9ec, so that figures of commits
-compare."""
+"""Values that differ from the tiny preset: those of the preset at 5d3a9ec, so that figures of
+different commits compare."""
 
 
 class Unvalidated(BYOL):
-    """BYOL whose validation costs nothing; it always improves, so that every epoch exports its
+    """BYOL with free validation that improves in every epoch, so that every epoch exports its
     best."""
 
     validations = 0
@@ -73,7 +73,8 @@ class Unvalidated(BYOL):
 
 
 class View(nn.Module):
-    """byol-pytorch calls it with images; its constructor with noise, which passes."""
+    """The view that byol-pytorch applies to images. Its constructor calls it with noise, which is
+    passed through."""
 
     def __init__(self, augment: Augment, channels_last: bool):
         super().__init__()
@@ -152,7 +153,7 @@ def check_same(ours: BYOL, bare: Bare) -> None:
 
 
 def measure(config: BYOLConfig, steps: int, epochs: int) -> dict[str, list[tuple[float, float]]]:
-    """Contender -> (CPU, wall) seconds per step, turn by turn."""
+    """Return {contender: (CPU, wall) seconds per step, turn by turn}."""
     data = BYOL.load_data(config.data)
     torch.manual_seed(config.seed)
     ours = Unvalidated(config, data)
@@ -188,7 +189,7 @@ def measure(config: BYOLConfig, steps: int, epochs: int) -> dict[str, list[tuple
     ) as folder:
         since = clock()
         fit(ours, config, LocalRuntime(Path(folder), take_turns))
-    return {name: taken[1:] for name, taken in times.items()}  # the first turn warms up
+    return {name: taken[1:] for name, taken in times.items()}  # the first turn is a warm-up
 
 
 def main() -> None:

@@ -1,16 +1,16 @@
-"""Mutation testing: are there changes to the code that no test notices?
+"""Mutation testing: find changes to the code that no test notices.
 
     pip install -e '.[mutation]'
     python benchmarks/mutation.py --mutants 600 --seed 0 --out mutants.jsonl  # resumes
     python benchmarks/mutation.py --summary mutants.jsonl
 
-cosmic-ray lists every mutation of the rooms below; a seed draws some of them. Of the
-operators that may replace one operator, one is drawn; annotations are left out. Each mutant runs in
-a copy of the tree against the tests that execute its line, fastest first, in a process of its own.
-A change within functions gives the imported functions their changed code, in a fork of a process
-that has collected the tests; any other change is imported, in a fork of one that has imported torch
-and Optuna. A mutant is killed when a test fails or takes five times as long; it survives when none
-does. docs/notes/mutation.md keeps the survivors with reasons.
+cosmic-ray lists every mutation of the rooms below; a seed draws some of them. Where several
+operators could replace one operator, one is drawn; annotations are left out. Each mutant runs in a
+copy of the tree against the tests that execute its line, fastest first, in its own process. If a
+change is within functions, the process is a fork of one that has collected the tests, and the
+imported functions get the changed code. Any other change is imported, in a fork of a process that
+has imported torch and Optuna. A mutant is killed if a test fails or the tests take five times as
+long (plus 30 s); it survives otherwise. docs/notes/mutation.md lists the survivors with reasons.
 """
 
 import argparse
@@ -58,11 +58,11 @@ TESTS = [
     "tests/vistune/test_enqueue.py",
 ]
 SLOWEST_TEST_S = 20.0
-"""Tests that take longer are not run."""
+"""Slower tests are not run."""
 BUDGET_S = 40.0
-"""Tests of one mutant take at most so long together, on the unmutated code."""
+"""Limit on the time of all tests of one mutant together, on the unmutated code."""
 HANGS_S = 100
-"""A test that takes so long waits or loops."""
+"""A test that takes this long is waiting or looping."""
 PATIENCE = 4
 _NOT_FOUND = 77
 
@@ -83,7 +83,7 @@ class Mutant:
 
 
 def all_mutants() -> Iterator[Mutant]:
-    """Every mutation of the targets, in a fixed order."""
+    """Yield every mutation of the targets, in a fixed order."""
     from cosmic_ray import plugins
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
 
@@ -105,7 +105,8 @@ def all_mutants() -> Iterator[Mutant]:
 
 
 def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """(line, column) of begin and end of every annotation: changing one changes no behaviour."""
+    """Return the (line, column) of the start and end of every annotation. Changing one changes no
+    behaviour."""
     nodes = [
         annotation
         for node in ast.walk(ast.parse(source))
@@ -116,7 +117,7 @@ def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]
 
 
 def statement_of(source: str, line: int) -> tuple[int, int]:
-    """First and last line of the innermost statement at a line, without a body of its own."""
+    """Return the first and last line of the innermost statement at a line, without its body."""
     statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
     around = [node for node in statements if node.lineno <= line <= (node.end_lineno or 0)]
     if not around:
@@ -130,7 +131,7 @@ def statement_of(source: str, line: int) -> tuple[int, int]:
 
 
 def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
-    """A sample of the places that can be changed, with one change for each place."""
+    """Draw a sample of the places that can be changed, with one change for each place."""
     places: dict[tuple[str, int, int, str], list[Mutant]] = {}
     for mutant in mutants:
         family = mutant.operator.split("_")[0]
@@ -141,7 +142,7 @@ def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def mutated_source(mutant: Mutant) -> str | None:
-    """The file with the change; None where that is no Python, such as `{+fields}`."""
+    """Return the file with the change; None if the result is not Python, such as `{+fields}`."""
     from cosmic_ray import plugins
     from cosmic_ray.mutating import mutate_code
 
@@ -155,7 +156,7 @@ def mutated_source(mutant: Mutant) -> str | None:
 
 
 class Coverage:
-    """Tests that execute a line, with the time that each takes.
+    """Tests that execute a line, and the time that each test takes.
 
     Attributes:
         seconds: test id -> its time on the unmutated code, under the tracer.
@@ -167,12 +168,12 @@ class Coverage:
         self.tests: dict[str, dict[str, list[str]]] = saved["tests"]
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Ids of the tests to run, fastest first, within the budget. Those that only start
-        processes which execute the line are not known."""
+        """Return ids of the tests to run, fastest first, within the budget. A test is not known if
+        only processes that it starts execute the line."""
         lines = self.tests.get(mutant.path, {})
         first, last = statement_of((REPO / mutant.path).read_text(), mutant.line)
         found = {test for line in range(first, last + 1) for test in lines.get(str(line), [])}
-        if found == {""}:  # a constant: every test that uses its module
+        if found == {""}:  # a constant: take every test that uses its module
             found = {test for tests in lines.values() for test in tests}
         known = sorted((self.seconds[test], test) for test in found if test in self.seconds)
         chosen: list[str] = []
@@ -186,7 +187,7 @@ class Coverage:
 
 
 def measure_coverage(out: Path) -> None:
-    """Run the tests once, noting for each line who executes it."""
+    """Run the tests once and record which of them execute each line."""
     import coverage
     import pytest
 
@@ -234,26 +235,27 @@ def copy_of_tree(into: Path) -> Path:
 
 @dataclass(frozen=True)
 class Change:
-    """A mutant, and how it is tested."""
+    """A mutant and how it is tested."""
 
     mutant: Mutant
     source: str
-    """Of the whole file."""
+    """The whole changed file."""
     tests: list[str]
     limit_s: float
-    """CPU seconds, which a busy machine does not use up; a process that only waits gets
-    `PATIENCE` times as many of the clock's."""
+    """Limit in CPU seconds, which a busy machine does not use up. A process that only waits gets
+    `PATIENCE` times as many wall-clock seconds."""
 
     def functions(self) -> dict[tuple[str, int], CodeType] | None:
-        """(qualified name, first line) of the functions that it changes -> their changed code; None
-        where it changes more than the bodies of functions."""
+        """Return {(qualified name, first line) of each changed function: its changed code}; None if
+        the change is not limited to bodies of functions."""
         before = (REPO / self.mutant.path).read_text()
         name = self.mutant.path
         return changed(compile(before, name, "exec"), compile(self.source, name, "exec"))
 
 
 def changed(old: CodeType, new: CodeType) -> dict[tuple[str, int], CodeType] | None:
-    """The outermost functions that differ within the body of a module or class."""
+    """Return the outermost differing functions in the body of a module or class, with their new
+    code."""
     if _shell(old) != _shell(new):
         return None
     found: dict[tuple[str, int], CodeType] = {}
@@ -274,7 +276,7 @@ def _inner(code: CodeType) -> list[CodeType]:
 
 
 def _shell(code: CodeType) -> tuple[object, ...]:
-    """A body apart from the functions and classes in it."""
+    """Return a body without the functions and classes in it."""
     constants = [
         constant.co_qualname if isinstance(constant, CodeType) else (type(constant), constant)
         for constant in code.co_consts
@@ -283,8 +285,8 @@ def _shell(code: CodeType) -> tuple[object, ...]:
 
 
 def swap(tree: Path, path: str, functions: dict[tuple[str, int], CodeType]) -> bool:
-    """Give imported functions other code; False where one of them is not found."""
-    gc.unfreeze()  # the tests' conftest.py freezes what is imported
+    """Give imported functions other code. Return False if one of them is not found."""
+    gc.unfreeze()  # the tests' conftest.py freezes the imported objects
     missing = set(functions)
     for thing in gc.get_objects():
         if not isinstance(thing, FunctionType):
@@ -316,10 +318,10 @@ def _enter(tree: Path) -> None:
 
 
 def fork_and_test(tree: Path, change: Change, is_imported: bool) -> str:
-    """Run tests in a forked process: "killed", "timeout" or "survived".
+    """Run tests in a forked process. Return "killed", "timeout", "survived" or "not found".
 
     Args:
-        is_imported: the code is, so that its functions are changed in place.
+        is_imported: True if the code is imported already, so its functions are changed in place.
     """
     limit_s = change.limit_s
     child = os.fork()
@@ -354,7 +356,7 @@ def fork_and_test(tree: Path, change: Change, is_imported: bool) -> str:
 
 
 def _result(status: int) -> str:
-    """The result of a child that has ended, from its wait status."""
+    """Return the result of a child that has ended, from its wait status."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
         return "timeout"
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NOT_FOUND:
@@ -363,7 +365,7 @@ def _result(status: int) -> str:
 
 
 def preload() -> None:
-    """Import what tests need and no mutant touches."""
+    """Import packages that the tests need and no mutant changes."""
     import numpy
     import optuna
     import pytest
@@ -389,7 +391,7 @@ def run(mutants: list[Mutant], coverage: Coverage, say: Callable[[dict[str, Any]
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         tree = copy_of_tree(Path(name))
-        child = os.fork()  # this process must not import what the others change
+        child = os.fork()  # this process must not import the code that the other changes mutate
         if child == 0:
             collect(tree)
             code = _run_all(tree, within, True, say)
@@ -473,7 +475,7 @@ def main() -> None:
         return
 
     if not options.coverage.exists():
-        # In a process of its own: this one must not have imported what it mutates.
+        # In its own process: this one must not have imported the code that it mutates.
         command = [sys.executable, __file__, "--cover", "--coverage", str(options.coverage)]
         subprocess.run(command, check=True)
     coverage = Coverage(json.loads(options.coverage.read_text()))

@@ -1,13 +1,13 @@
-"""What the pictures of a trial cost: CPU seconds of the process that draws them, by step.
+"""Cost of a trial's pictures: CPU seconds of the process that draws them, by step.
 
     python benchmarks/pictures.py                     # trials of a small network on digits
     python benchmarks/pictures.py --folder runs/ssl   # those of a study that is there
     python benchmarks/pictures.py --keep /tmp/drawn   # also to be looked at
 
-A study without pictures is made once (two trials, two short epochs). Its arrays are then drawn by
-the process that a study uses, as for one trial after another: `start` is the process with its
-imports, `first` a trial whose pictures are the first of the process, `next` another one. Medians of
-the turns.
+A study without pictures is made once (two trials, two short epochs). Then the same kind of process
+that a study uses draws its arrays, one trial after another. `start` is the process with its
+imports, `first` a trial whose pictures are the first of the process, `next` another trial. Figures
+are medians of the turns.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STUDY = (
 
 
 def make_study(folder: Path) -> Path:
-    """Train what pictures are drawn of, and return the study's folder."""
+    """Train trials whose pictures are drawn later; return the study's folder."""
     command = [sys.executable, str(REPO / "tune/run.py"), *STUDY, "--storage", str(folder)]
     quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=quiet)
@@ -42,13 +42,13 @@ def make_study(folder: Path) -> Path:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its threads."""
+    """Return the CPU time of a process and its threads."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / _TICK
 
 
 class Drawing:
-    """A drawing process that is measured from its start."""
+    """A drawing process, measured from its start."""
 
     def __init__(self, out: Path):
         self._process = DrawingProcess()
@@ -57,7 +57,7 @@ class Drawing:
         self._used = 0.0
 
     def draw(self, files: list[Path], name: str) -> tuple[float, float]:
-        """Draw files; returns CPU and wall seconds since the last call (or the start)."""
+        """Draw files. Return CPU and wall seconds since the last call (or the start)."""
         began = time.monotonic()
         if not self._process.draw(name, files, self._out / name):
             sys.exit(f"the process died at {', '.join(map(str, files))}")
@@ -74,14 +74,14 @@ class Drawing:
 
 
 def measure(study: Path, out: Path) -> dict[str, float]:
-    """One turn: step -> CPU seconds."""
+    """Measure one turn; return {step: CPU seconds}."""
     trials = [path for path in sorted(study.glob("trials/*")) if list(path.glob("*.npz"))]
     if not trials:
         sys.exit(f"no trial in {study} has arrays to be drawn")
     drawing = Drawing(out)
     refused = out / "data-none.npz"
     found: dict[str, float] = {}
-    found["start"], _ = drawing.draw([refused], "none")  # a file that is not there costs nothing
+    found["start"], _ = drawing.draw([refused], "none")  # a missing file costs nothing
 
     first = sorted(trials[0].glob("*.npz"))
     found["first trial"], found["first trial, wall"] = drawing.draw(first, "first")

@@ -1,14 +1,14 @@
-"""Make `search_spaces/priors.json`, the configurations of `--warm-start shipped`, from what
-searches and grids on embedded data have found.
+"""Make `search_spaces/priors.json`, the configurations of `--warm-start shipped`, from the results
+of searches and grids on embedded data.
 
     python benchmarks/priors.py                      # from benchmarks/data
     python benchmarks/priors.py --add runs/fewshot   # first adds a study's trials to the data
 
-A configuration must lie in today's space as it is, and beat the default where a study measured it.
-Those that most data sets have measured come first; among them those of data sets that no other one
-is from, then by the mean over data sets of their value, from 0, the median there, to 1, the best
-one. Of two that differ in fewer than two parameters (numbers: by less than a factor of 2) the
-better one is taken.
+A configuration must lie in today's space unchanged and, if a study measured it, beat the default.
+Configurations that most data sets have measured come first. Among them, those that add the most
+data sets not yet represented come first, then those with the highest mean score over data sets,
+which runs from 0, the median there, to 1, the best. Of two configurations that differ in fewer than
+two parameters (numbers: by less than a factor of 2), only the better one is taken.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from tune.study.warm_start import POINTS
 
 PRIORS = ROOT / "search_spaces/priors.json"
 STUDIES = DATA / "studies.jsonl"
-"""Complete trials of studies, a line for each study."""
+"""Completed trials of studies, one study per line."""
 APART = 2
-"""Parameters in which two configurations of a prior differ at least."""
+"""Number of parameters in which any two configurations of a prior must differ."""
 FACTOR = 2.0
 _UNVARIED = {"optim.weight_decay": RECORDED_WITH["optim.weight_decay"]}
-"""Searched, but the same in all configurations of some grids."""
+"""Searched parameters that have the same value in all configurations of some grids."""
 
 Config = Mapping[str, Any]
 Trained = Mapping[str, Sequence[tuple[Config, float]]]
@@ -59,7 +59,7 @@ class Space:
     where: dict[str, Any]
     """Config values that a study must have."""
     tables: tuple[str, ...] = ()
-    """Recorded grids of it; the data set is the last word of the name."""
+    """Recorded grids of this space; the last word of a name is the data set."""
 
 
 SPACES = (
@@ -75,7 +75,8 @@ SPACES = (
 
 
 def choose(trained: Trained, count: int = POINTS) -> list[dict[str, Any]]:
-    """The configurations of a prior, best first: {"config", "values": data set -> objective}."""
+    """Return the configurations of a prior, best first: {"config", "values": data set ->
+    objective}."""
     found: dict[str, dict[str, Any]] = {}
     for data, configurations in trained.items():
         values = [value for _, value in configurations]
@@ -107,7 +108,7 @@ def choose(trained: Trained, count: int = POINTS) -> list[dict[str, Any]]:
 
 
 def differing(one: Config, other: Config) -> int:
-    """Number of parameters in which two configurations differ."""
+    """Return the number of parameters in which two configurations differ."""
     return sum(_differs(one.get(key), other.get(key)) for key in {**one, **other})
 
 
@@ -117,11 +118,11 @@ def _differs(one: Any, other: Any) -> bool:
     return bool(one != other)
 
 
-# -- where configurations are from
+# -- sources of configurations
 
 
 def of_table(table: Table) -> list[tuple[Config, float]]:
-    """Configurations of a grid, under the names of the config."""
+    """Return the configurations of a grid, with the names of the config."""
     found = []
     for key, curve in table.curves.items():
         params = table.params(key)
@@ -131,7 +132,7 @@ def of_table(table: Table) -> list[tuple[Config, float]]:
 
 
 def add_study(folder: Path) -> None:
-    """Append a study to the record: its complete trials, by what is searched in them."""
+    """Append a study to the record: its completed trials with their searched parameters."""
     record = read_record(folder)
     manifest = record.manifest
     assert (manifest.preset, manifest.base.get("init.source", "scratch")) == ("tiny", "scratch")
@@ -154,14 +155,14 @@ def add_study(folder: Path) -> None:
 
 
 def of_study(study: Mapping[str, Any]) -> list[tuple[Config, float]]:
-    """Trials that beat the default, which is the first."""
+    """Return the trials that beat the default, which is the first."""
     default, *others = study["trials"]
     beaten = default["value"]
     return [(trial["config"], trial["value"]) for trial in others if trial["value"] > beaten]
 
 
 def sources_of(space: Space) -> tuple[dict[str, Any], dict[str, list[tuple[Config, float]]]]:
-    """Data set -> where its trainings are from, and the trainings."""
+    """Return {data set: the source of its trainings} and {data set: the trainings}."""
     sources: dict[str, Any] = {}
     trained: dict[str, list[tuple[Config, float]]] = {}
     for table in tables(space.tables) if space.tables else []:
@@ -184,18 +185,18 @@ def sources_of(space: Space) -> tuple[dict[str, Any], dict[str, list[tuple[Confi
 
 
 def _commit_of(path: Path) -> str:
-    """Commit that a file is from."""
+    """Return the commit that last changed a file."""
     command = ["git", "log", "-1", "--format=%h", "--", str(path)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
-# -- what today's spaces admit
+# -- today's spaces
 
 
 def in_space(space: Space, config: Config) -> dict[str, Any] | None:
-    """The configuration as today's search would have drawn it; None: it would not."""
+    """Return the configuration as today's search would draw it; None if it would not."""
     experiment = EXPERIMENTS[space.experiment]
     base = flatten(build(experiment.config, experiment.presets["tiny"])) | space.where
     for setting in experiment.settings.values():
@@ -213,14 +214,14 @@ def in_space(space: Space, config: Config) -> dict[str, Any] | None:
 
 
 def _plain(distribution: BaseDistribution, value: Any) -> Any:
-    """A choice as the space has it, 32 for 32.0; a number to four digits."""
+    """Return a choice as the space writes it, 32 for 32.0, or a number rounded to four digits."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.to_external_repr(distribution.to_internal_repr(value))
     return float(f"{value:.4g}")
 
 
 def make() -> list[dict[str, Any]]:
-    """All priors, as the file holds them."""
+    """Return all priors, as the file contains them."""
     priors = []
     for space in SPACES:
         sources, trained = sources_of(space)

@@ -1,9 +1,9 @@
-"""CPU time of a command with everything that it starts, Ray's daemons included.
+"""CPU time of a command with everything that it starts, including Ray's daemons.
 
-The processes are known by a variable in their environment, which all that are started inherit, or
-by a parent that has it (Ray's workers overwrite theirs with a title), and are read from /proc. A
-process that ends between two looks counts with what it had at the last one: with a look every
-50 ms that is at most 50 ms.
+The processes are found in /proc by a variable in their environment, which every started process
+inherits, or by a parent that has it (Ray's workers overwrite their environment with a title). A
+process that ends between two looks counts with its value at the last one; with a look every 50 ms,
+at most 50 ms are missed.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _ROLES = (
     ("plots.draw", "pictures"),
     ("draw_behind", "pictures"),
 )
-"""Part of a command line -> what the process is; the first that fits."""
+"""Part of a command line -> role of the process; the first match counts."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Process:
 
     pid: int
     begun: int
-    """Ticks since the machine was started: with the id, it tells a process from a later one."""
+    """Ticks since the machine started. With the id, this distinguishes a process from a later
+    one."""
     parent: int
     role: str
     seconds: float
-    """CPU time, without that of its children, which are read themselves."""
+    """CPU time without that of its children, which are read themselves."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -55,7 +56,8 @@ class Process:
 
 
 def marked(value: str) -> list[Process]:
-    """The living processes that have MARK=`value` in their environment, and their descendants."""
+    """Return the living processes that have MARK=`value` in their environment, and their
+    descendants."""
     living = [process for folder in _folders() if (process := _read(folder)) is not None]
     ours = {process.pid for process in living if _has_mark(process.pid, value)}
     for process in sorted(living, key=lambda process: process.begun):
@@ -65,7 +67,7 @@ def marked(value: str) -> list[Process]:
 
 
 def by_role(processes: list[Process]) -> dict[str, float]:
-    """What the processes are -> their CPU seconds together."""
+    """Return {role: CPU seconds of all its processes}."""
     roles: dict[str, float] = {}
     for process in processes:
         roles[process.role] = roles.get(process.role, 0.0) + process.seconds
@@ -73,7 +75,7 @@ def by_role(processes: list[Process]) -> dict[str, float]:
 
 
 def kill(value: str) -> None:
-    """End all processes with this mark, which are ours, until there are none."""
+    """Kill all processes with this mark, which are ours, until none is left."""
     while processes := marked(value):
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -99,14 +101,14 @@ class Meter:
         self._thread.join()
 
     def roles(self) -> dict[str, float]:
-        """What the processes are -> their CPU seconds together."""
+        """Return {role: CPU seconds of all its processes}."""
         return by_role(list(self._seen.values()))
 
     def _look(self) -> None:
         while not self._ended.wait(self._pause_s):
             for process in marked(self._value):
                 before = self._seen.get(process.key)
-                if process.role == COMMAND and before is not None:  # it ends, without a name
+                if process.role == COMMAND and before is not None:  # ending: its name is gone
                     process = replace(process, role=before.role)
                 self._seen[process.key] = process
 
@@ -116,7 +118,7 @@ def _folders() -> list[Path]:
 
 
 def _read(folder: Path) -> Process | None:
-    """The process of a folder of /proc; None where it ended while we looked."""
+    """Read the process of a folder in /proc; None if it ended meanwhile."""
     try:
         line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         words = (folder / "stat").read_text().rpartition(")")[2].split()

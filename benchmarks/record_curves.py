@@ -5,8 +5,8 @@ compared on them in seconds.
     python benchmarks/record_curves.py head-digits
 
 Every configuration of a grid is trained to its last epoch, without pruning, with the trainable's
-own code and one seed; a line holds the configuration and the objective (validation top-1) of every
-epoch. A learning rate's values depend on the optimizer, as in the spaces.
+own code and one seed. A line contains the configuration and the objective (validation top-1) of
+every epoch. The values of the learning rate depend on the optimizer, as in the search spaces.
 """
 
 import argparse
@@ -37,16 +37,17 @@ from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
 
 DATA = Path(__file__).parent / "data"
-DIVERGED = 0.0  # what an epoch after divergence counts
+DIVERGED = 0.0  # value of an epoch after divergence
 SPLIT = {"data.split": 1}
-"""The version under which the curves were recorded: so they can be recorded again."""
+"""The version of the split with which the curves were recorded, so that they can be recorded
+again."""
 RECORDED_WITH = {
     "optim.name": "adam",
     "optim.lr": 5e-4,
     "optim.weight_decay": 1e-6,
     "schedule.name": "cosine",
 }
-"""The default of that time, where a grid does not say otherwise."""
+"""The default of that time, for values that a grid does not set."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Task:
 
     experiment: str
     base: dict[str, Any]
-    """Departures from the preset `tiny`."""
+    """Values that differ from the preset `tiny`."""
     axes: dict[str, list[Any]]
     rates: dict[str, list[float]]
     """Optimizer -> learning rates."""
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every configuration, flat."""
+        """Return every configuration, flat."""
         rest = [
             dict(zip(self.axes, values, strict=True))
             for values in itertools.product(*self.axes.values())
@@ -113,7 +114,7 @@ TASKS = {
         },
         {"adam": logspace(1e-5, 1e-2, 9), "sgd": logspace(3e-3, 0.3, 7)},
     ),
-    # The two below were recorded to report on: nothing is chosen by them.
+    # The next two were recorded for reporting; nothing is chosen with them.
     "scratch-earth": Task(
         "classify",
         {
@@ -154,7 +155,7 @@ TASKS = {
 
 
 def read_options(about: str | None, tasks: Iterable[str]) -> argparse.Namespace:
-    """The command line of a recorder: `tasks` and `limit`."""
+    """Return the command line of a recorder: `tasks` and `limit`."""
     known = list(tasks)
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -178,7 +179,7 @@ def main() -> None:
 
 
 def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, Any], list[float]]]:
-    """(configuration, objective of every epoch) of the whole grid."""
+    """Return (configuration, objective of every epoch) for the whole grid."""
     experiment = EXPERIMENTS[task.experiment]
     base = base_of(task, folder)
     data = experiment.trainable.load_data(build(experiment.config, base).data)
@@ -193,7 +194,8 @@ def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, 
 
 
 def base_of(task: Task, folder: Path) -> dict[str, Any]:
-    """What all configurations of a task share, flat; a backbone is trained into `folder` first."""
+    """Return the values that all configurations of a task share, flat. A backbone is trained into
+    `folder` first."""
     base = EXPERIMENTS[task.experiment].presets["tiny"] | RECORDED_WITH | SPLIT | task.base
     if not base.get("init.file"):
         return base
@@ -209,7 +211,7 @@ def train(
     """Train one configuration to its last epoch.
 
     Returns:
-        The trained network, and the objective of every epoch up to the last, or up to divergence.
+        The trained network, and the objective of every epoch up to the last, or until divergence.
     """
     curve: list[float] = []
 
@@ -225,8 +227,8 @@ def train(
 
 
 def _pretrained(folder: Path) -> Path:
-    """A backbone that labels have trained on other letters: the experiment `pretrain`, its default
-    but for the rate."""
+    """Return a backbone pre-trained with labels on other letters: the default of `pretrain` except
+    for its learning rate."""
     path = folder / BEST
     if not path.exists():
         experiment = EXPERIMENTS["pretrain"]
@@ -239,7 +241,7 @@ def _pretrained(folder: Path) -> Path:
 
 
 def write(path: Path, curves: list[tuple[dict[str, Any], list[float]]]) -> None:
-    """One line a configuration."""
+    """Write one line for each configuration."""
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

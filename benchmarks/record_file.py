@@ -1,5 +1,5 @@
-"""The records that documents quote: what a benchmark found, with its command, commit and machine,
-in `docs/results/`."""
+"""The records that documents quote: the results of a benchmark with its command, commit and
+machine, in `docs/results/`."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs/results"
 
 
 def commit() -> str:
-    """Short hash of the checkout."""
+    """Return the short hash of the checkout."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
@@ -27,8 +27,8 @@ def commit() -> str:
 
 
 def write_results(name: str, found: dict[str, Any]) -> None:
-    """Write `docs/results/<name>.json`: one line an entry of a list, so that changes can be
-    read."""
+    """Write `docs/results/<name>.json` with one line for each entry of a list, so that diffs are
+    readable."""
     head = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
@@ -47,7 +47,7 @@ def write_results(name: str, found: dict[str, Any]) -> None:
 
 
 def machine() -> str:
-    """Processor, cores and Python of this machine, in words."""
+    """Describe processor, cores and Python of this machine in words."""
     return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 

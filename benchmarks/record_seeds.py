@@ -1,18 +1,18 @@
-"""Learning curves with the luck of seeds: every configuration of a small grid, trained under ten
-seeds, with the images that the weights of its best epoch get right.
+"""Learning curves under several seeds: every configuration of a small grid, trained under ten
+seeds, with the images that the weights of its best epoch classify right.
 
     python benchmarks/record_seeds.py  # about 25 CPU-minutes; writes benchmarks/data/
     python benchmarks/record_seeds.py digits --limit 2  # a try, which is printed and not kept
 
 `verdict_calibration.py` draws searches and repeats from the records. A seed drives training as
-`seed` does in a study: initialisation, order of images, augmentation. The split stays the same.
-A record, `seeds-<task>.npz`, holds for C configurations, S seeds and E epochs:
+`seed` does in a study: initialisation, order of images, augmentation. The split stays the same. A
+record, `seeds-<task>.npz`, contains for C configurations, S seeds and E epochs:
 
     configurations   (C,) JSON of the values in which they differ
     curves           (C, S, E) validation top-1, NaN from divergence on
     val, test        (C, S, images / 8) packed bits: images that the best epoch gets right
     val_labels, test_labels   (images,)
-    about            JSON: task, commit, versions, seeds, seconds
+    about            JSON: task, base config, commit, version of torch, CPU seconds
 """
 
 import json
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def record(name: str, folder: Path, limit: int | None) -> dict[str, Any]:
-    """The arrays of a task's record."""
+    """Train a task and return the arrays of its record."""
     began = time.process_time()
     task = TASKS[name]
     experiment = EXPERIMENTS[task.experiment]
@@ -114,7 +114,7 @@ def record(name: str, folder: Path, limit: int | None) -> dict[str, Any]:
 
 @torch.no_grad()
 def right_images(model: Any, split: Split) -> np.ndarray:  # (images,) bool
-    """Images whose class is predicted."""
+    """Return True for each image whose class is predicted right."""
     model.eval()
     predicted = model.head(model.split_features(split)).argmax(1).numpy()
     right: np.ndarray = predicted == labels_of(split)

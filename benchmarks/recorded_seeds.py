@@ -1,9 +1,9 @@
-"""Recorded trainings with the luck of seeds, and searches on them: drawn at random by the thousand,
-or run by the product's own study, sampler and pruner.
+"""Recorded trainings under several seeds, and searches on them: drawn at random by the thousand, or
+run by the product's own study, sampler and pruner.
 
 The records are those of `record_seeds.py`. A training under a fresh seed is a draw from a smoothed
-bootstrap of the ten that were recorded: ten points alone would be a distribution of their own, on
-which a t test is liberal (.07 for .05). A configuration's true accuracy is the mean of the ten.
+bootstrap of the ten recorded ones: ten points alone would be a distribution of their own, on which
+a t test is liberal (.07 for .05). A configuration's true accuracy is the mean of the ten.
 """
 
 import json
@@ -23,15 +23,15 @@ from benchmarks.search_tables import Table
 DATA = Path(__file__).parent / "data"
 TASKS = ("digits", "letters")
 UNTUNED = {"optim.name": "adam", "optim.lr": 5e-4, "schedule.name": "cosine"}
-"""Trial 0 of `classify`; the nearest recorded configuration stands for it."""
+"""Trial 0 of `classify`, represented by the nearest recorded configuration."""
 
 TrialSeeds = Literal["one", "each"]
-"""one: all trials of a search train under one seed; each: every trial has its own."""
+""""one": all trials of a search train under one seed. "each": every trial has its own seed."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """A setting: what its configurations reach under each seed.
+    """A setting, with the accuracy of its configurations under each seed.
 
     C configurations, S recorded seeds, K seeds to draw from, E epochs, N test images.
     """
@@ -43,11 +43,11 @@ class Side:
     right: np.ndarray  # (C, S, N) float32: 1 where a test image is classified right
     peaks: np.ndarray  # (C, K) validation of the best epoch
     test: np.ndarray  # (C, K)
-    origin: np.ndarray  # (K,) the recorded seed that a seed is like
+    origin: np.ndarray  # (K,) the recorded seed from which a seed was derived
 
     @cached_property
     def truth(self) -> np.ndarray:  # (C,)
-        """Test accuracy of every configuration on average over seeds."""
+        """Test accuracy of every configuration, averaged over seeds."""
         return self.test.mean(1)
 
     @cached_property
@@ -62,7 +62,7 @@ class Side:
         return float(np.sqrt(self.test[better].var(1, ddof=1).mean()))
 
     def part(self, name: str, rows: np.ndarray) -> "Side":
-        """The setting with some of its configurations."""
+        """Return the setting with some of its configurations."""
         return replace(
             self,
             name=name,
@@ -74,16 +74,17 @@ class Side:
         )
 
     def shifted(self, by: float) -> "Side":
-        """The setting with a higher test accuracy."""
+        """Return the setting with a higher test accuracy."""
         return replace(self, test=self.test + by)
 
     def noisier(self, factor: float) -> "Side":
-        """The setting with the noise of its test accuracy multiplied about every mean."""
+        """Return the setting with the noise of its test accuracy multiplied around every mean."""
         centre = self.test.mean(1, keepdims=True)
         return replace(self, test=centre + factor * (self.test - centre))
 
     def level(self) -> "Side":
-        """The setting if all configurations were equally good: their noise stays."""
+        """Return the setting with all configurations made equally good, with their noise
+        unchanged."""
         validation = self.peaks.mean(1)
         return replace(
             self,
@@ -93,18 +94,19 @@ class Side:
         )
 
     def smoothed(self, rng: np.random.Generator, count: int = 2000) -> "Side":
-        """The setting with many seeds: a smoothed bootstrap of those recorded.
+        """Return the setting with many seeds: a smoothed bootstrap of the recorded ones.
 
         A seed is a recorded one, moved by a normal deviate with the covariance of the records and
-        Silverman's bandwidth, shrunk so that means and covariances stay (Silverman & Young 1987):
-        what is common to configurations under one seed, and to validation and test, stays common.
+        Silverman's bandwidth, then shrunk so that means and covariances stay (Silverman & Young
+        1987). Whatever configurations share under one seed, and validation shares with test, stays
+        shared.
         """
         recorded = self.test.shape[1]
         bandwidth = (4 / (3 * recorded)) ** 0.2
         origin = rng.integers(recorded, size=count)
         kernel = rng.normal(size=(recorded, count)) / math.sqrt(recorded)
         kernel = (np.eye(recorded)[:, origin] + bandwidth * kernel) / math.hypot(1, bandwidth)
-        # so many draws estimate a variance, which ten points underestimate
+        # the many draws estimate the variance, which ten points underestimate
         kernel *= math.sqrt(recorded / (recorded - 1))
 
         def smooth(values: np.ndarray) -> np.ndarray:
@@ -117,20 +119,20 @@ class Side:
 
 @dataclass(frozen=True)
 class Searches:
-    """Searches of n trials each: rows of configurations, and what validation showed."""
+    """Searches of n trials each: rows of configurations, and the validation values seen."""
 
     rows: np.ndarray  # (..., n) int
-    shown: np.ndarray  # (..., n) validation; -inf for a trial that was stopped
+    shown: np.ndarray  # (..., n) validation; -inf for a stopped trial
 
     @property
     def chosen(self) -> np.ndarray:
-        """Row of the best trial, the first of equal ones."""
+        """Row of the best trial; the first of several equal ones."""
         best = self.shown.argmax(-1)[..., None]
         return np.take_along_axis(self.rows, best, -1)[..., 0]
 
     @property
     def challenger(self) -> np.ndarray:
-        """Row of the best trial that is not the default's, trial 0."""
+        """Row of the best trial other than trial 0, the default."""
         best = self.shown[..., 1:].argmax(-1)[..., None] + 1
         return np.take_along_axis(self.rows, best, -1)[..., 0]
 
@@ -141,7 +143,7 @@ class Searches:
 
 
 def load(name: str) -> Side:
-    """The record of a task; its seeds are the recorded ones."""
+    """Load the record of a task. Its seeds are the recorded ones."""
     with np.load(DATA / f"seeds-{name}.npz") as file:
         images = len(file["test_labels"])
         right = np.unpackbits(file["test"], axis=2, count=images).astype(np.float32)
@@ -159,8 +161,8 @@ def load(name: str) -> Side:
 
 
 def nearest(configurations: Sequence[dict[str, Any]], wanted: dict[str, Any]) -> int:
-    """Row of the configuration that is nearest: as many equal choices as possible, then the rate
-    on a log scale."""
+    """Return the row of the nearest configuration: as many equal choices as possible, then the
+    closest rate on a log scale."""
 
     def distance(found: dict[str, Any]) -> tuple[int, float]:
         unlike = sum(found[key] != wanted[key] for key in wanted if key != "optim.lr")
@@ -172,9 +174,9 @@ def nearest(configurations: Sequence[dict[str, Any]], wanted: dict[str, Any]) ->
 def draw_searches(
     side: Side, rng: np.random.Generator, shape: tuple[int, ...], trials: int, seeds: TrialSeeds
 ) -> Searches:
-    """Random searches whose first trial is the default, as in a study; none is stopped.
+    """Draw random searches whose first trial is the default, as in a study; no trial is stopped.
 
-    Two sides get like draws from generators of one state: the same relative rows, the same seeds.
+    From generators of one state, two sides get matching draws: the same relative rows and seeds.
     """
     configurations, known = side.peaks.shape
     rows = (rng.random((*shape, trials)) * configurations).astype(int)
@@ -187,8 +189,8 @@ def draw_searches(
 def run_searches(
     side: Side, rng: np.random.Generator, count: int, trials: int, seeds: TrialSeeds
 ) -> tuple[Searches, float]:
-    """Searches by the product: `tune.study.study.Study` with its sampler and pruner, driven as
-    `search_efficiency.py` drives it.
+    """Run searches with the product: `tune.study.study.Study` with its sampler and pruner, driven
+    as in `search_efficiency.py`.
 
     Returns:
         The searches, and the mean number of epochs of one.
@@ -211,18 +213,18 @@ def run_searches(
 
 @dataclass(frozen=True)
 class NoisyTable(Table):
-    """A `Table` whose curve of a configuration is that of one of the recorded seeds."""
+    """A `Table` whose curve of a configuration is that of one recorded seed."""
 
     side: Side
     rng: np.random.Generator
     seeds: TrialSeeds
     seed: int
     asked: list[int]
-    """Rows of the configurations that were asked for, trial by trial."""
+    """Rows of the requested configurations, trial by trial."""
 
     @classmethod
     def of(cls, side: Side, rng: np.random.Generator, seeds: TrialSeeds) -> "NoisyTable":
-        """The table of a search."""
+        """Return the table for one search."""
         known = side.configurations
         optimizers = list(dict.fromkeys(c["optim.name"] for c in known))
         rates = {
@@ -237,7 +239,7 @@ class NoisyTable(Table):
         return cls(side.name, axes, curves, default, side, rng, seeds, seed, [])
 
     def curve(self, params: dict[str, Any]) -> Sequence[float]:
-        """Under the search's seed, or under a fresh one."""
+        """Return the curve under the search's seed, or under a fresh one."""
         wanted = {key: params[key.replace(".", "_")] for key in UNTUNED}
         row = nearest(self.side.configurations, wanted)
         self.asked.append(row)

@@ -4,8 +4,9 @@
     python benchmarks/results.py record classify runs "make table"
     python benchmarks/results.py render                              # into README.md and docs/
 
-A record holds what the runs scored, and nothing that follows from it. A page asks for a figure with
-`<!-- result: NAME -->...<!-- end -->`; tests/project/test_results.py renders all of them again.
+A record contains the scores of the runs and nothing derived from them. A page asks for a figure
+with `<!-- result: NAME -->...<!-- end -->`; tests/project/test_results.py renders all of them
+again.
 """
 
 import argparse
@@ -40,7 +41,7 @@ Result = dict[str, Any]
 
 
 def record(name: str, storage: Path, typed: str) -> Result:
-    """What a study, or a comparison over searches, has scored.
+    """Return the scores of a study, or of a comparison over searches.
 
     Args:
         typed: the command that ran it.
@@ -112,7 +113,7 @@ def _comparison(folder: Path) -> Result:
 
 
 def short(value: float) -> str:
-    """Three digits without the leading zero: `.905`."""
+    """Format with three digits and no leading zero: `.905`."""
     return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
 
 
@@ -121,7 +122,7 @@ def interval(estimate: Interval) -> str:
 
 
 def study_estimates(result: Result) -> dict[str, Interval]:
-    """Mean of the trial, mean of the default, and their difference."""
+    """Return the mean of the trial, the mean of the default, and their difference."""
     variance = {key: value or 0.0 for key, value in result["sampling_variance"].items()}
     trial, default = (dict(enumerate(result["scores"][side])) for side in ("trial", "default"))
     return {
@@ -132,13 +133,13 @@ def study_estimates(result: Result) -> dict[str, Interval]:
 
 
 def study_cell(result: Result) -> str:
-    """Cell of README's table: `default → best [interval]`."""
+    """Return the cell of README's table: `default → best [interval]`."""
     found = study_estimates(result)
     return f"{short(found['default'].mean)} → {interval(found['trial'])}"
 
 
 def study_sentence(result: Result) -> str:
-    """The verdict, the cost, and where they come from."""
+    """Return the verdict, the cost, and their source."""
     found = study_estimates(result)
     gain = found["gain"]
     decided = gain.p < significance(1)
@@ -159,7 +160,7 @@ def study_sentence(result: Result) -> str:
 
 
 def comparison_settings(result: Result) -> str:
-    """Table of the settings over searches."""
+    """Return the table of settings over searches."""
     first = next(iter(result["settings"].values()))
     count = len(first["accuracies"])
     header = ["setting", *(f"search {n + 1}" for n in range(count)), "mean", "sd", "of images"]
@@ -177,7 +178,7 @@ def comparison_settings(result: Result) -> str:
 
 
 def comparison_differences(result: Result) -> str:
-    """Table of the questions."""
+    """Return the table of questions."""
     gains = {}
     for name in result["questions"]:
         first, second = [result["settings"][side]["accuracies"] for side in sides(name)]
@@ -193,7 +194,7 @@ def comparison_differences(result: Result) -> str:
 
 
 def comparison_source(result: Result) -> str:
-    """Where the figures come from, and what they cost."""
+    """Return the source and the cost of the figures."""
     epochs = sum(setting["epochs"] for setting in result["settings"].values())
     minutes = sum(setting["minutes"] for setting in result["settings"].values())
     backbones = [
@@ -221,7 +222,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def rendered(text: str) -> str:
-    """The text of a page with every figure computed again."""
+    """Return the text of a page with every figure computed again."""
 
     def figure(match: re.Match[str]) -> str:
         name, _, part = match[2].rpartition(".")

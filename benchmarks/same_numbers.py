@@ -1,14 +1,14 @@
-"""Two checkouts compute the same numbers: two epochs of each default study, bit for bit.
+"""Check that two checkouts compute the same numbers: two epochs of each default study, bit for bit.
 
     git worktree add /tmp/base 5d3a9ec
     python benchmarks/same_numbers.py /tmp/base .               # all five, minutes on two cores
     python benchmarks/same_numbers.py /tmp/base . ssl segment   # two of them
 
-In both checkouts the default study of an experiment begins on this machine, seed 0, embedded
-data. It is ended when trial 0, the untuned default, has reported twice: its schedule is that of
-the whole study. Where the untrained baseline comes later, the study is resumed for it. Compared
-are the trial's config, the untrained baseline and every metric of both epochs but times. Exit code
-1 where anything differs.
+In both checkouts the default study of an experiment starts on this machine, with seed 0 and
+embedded data. It is stopped when trial 0, the untuned default, has reported twice; its schedule is
+that of the whole study. If the untrained baseline comes later, the study is resumed for it.
+Compared are the trial's config, the untrained baseline, and every metric of both epochs except
+times. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ EXPERIMENTS = {
     "fewshot": "fewshot",
     "segment": "segment",
 }
-"""Name here -> what `tune/run.py` is given."""
+"""Name here -> arguments of `tune/run.py`."""
 EPOCHS = 2
 PATIENCE_S = 1200
 
@@ -41,7 +41,7 @@ Values = dict[str, Any]
 
 
 def events(log: Path) -> list[Values]:
-    """The whole lines of an event log."""
+    """Return the complete lines of an event log."""
     if not log.exists():
         return []
     lines = log.read_text().splitlines(keepends=True)
@@ -49,18 +49,18 @@ def events(log: Path) -> list[Values]:
 
 
 def reports(found: list[Values]) -> list[Values]:
-    """The first epochs of trial 0."""
+    """Return the first epochs of trial 0."""
     return [event for event in found if event["event"] == "report" and event["trial"] == 0][:EPOCHS]
 
 
 def untrained(found: list[Values]) -> list[Values]:
-    """The untrained baseline, in one event; none before it is known."""
+    """Return the untrained baseline as one event; no event before it is known."""
     return [event for event in found if event["event"] == "summary" and event["metrics"]]
 
 
 def begin_study(tree: Path, arguments: str) -> list[Values]:
-    """Run a default study until trial 0 has reported EPOCHS times, and again where the untrained
-    baseline comes after it; returns its event log."""
+    """Run a default study until trial 0 has reported EPOCHS times, and resume it if the untrained
+    baseline comes later. Return its event log."""
     with tempfile.TemporaryDirectory(prefix="vistune-same-") as storage:
         run_until(lambda found: len(reports(found)) == EPOCHS, tree, arguments, storage)
         return run_until(lambda found: bool(untrained(found)), tree, arguments, storage)
@@ -69,7 +69,7 @@ def begin_study(tree: Path, arguments: str) -> list[Values]:
 def run_until(
     is_enough: Callable[[list[Values]], bool], tree: Path, arguments: str, storage: str
 ) -> list[Values]:
-    """Run, or resume, a study until its event log has enough, and return this log."""
+    """Run or resume a study until its event log is sufficient. Return this log."""
     environment = os.environ | {"PYTHONPATH": str(tree), "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "tune/run.py", *shlex.split(arguments)]
     process = subprocess.Popen(
@@ -82,7 +82,7 @@ def run_until(
     try:
         return wait_for(is_enough, process, Path(storage))
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # what draws its pictures too
+        os.killpg(process.pid, signal.SIGKILL)  # also the process that draws its pictures
         process.wait()
 
 
@@ -105,7 +105,7 @@ def wait_for(
 
 
 def numbers(found: list[Values]) -> Values:
-    """All that must be equal, by name."""
+    """Return all values that must be equal, by name."""
     start = next(event for event in found if event["event"] == "start")
     values: Values = {f"config {key}": value for key, value in start["config"].items()}
     for event in untrained(found):
@@ -119,7 +119,8 @@ def numbers(found: list[Values]) -> Values:
 
 
 def differences(first: Values, second: Values) -> list[str]:
-    """Floats are compared by `repr`, which tells their last bit and takes one NaN for another."""
+    """List the differing values. Floats are compared by `repr`, which shows their last bit and
+    treats all NaNs as equal."""
     names = [*first, *(name for name in second if name not in first)]
     was = {name: repr(first[name]) if name in first else "absent" for name in names}
     now = {name: repr(second[name]) if name in second else "absent" for name in names}
@@ -140,7 +141,7 @@ def main() -> int:
     differ = False
     for name in wanted:
         begin = partial(begin_study, arguments=EXPERIMENTS[name])
-        with ThreadPoolExecutor(len(trees)) as pool:  # a trial has one thread of its own
+        with ThreadPoolExecutor(len(trees)) as pool:  # a trial uses one thread
             first, second = map(numbers, pool.map(begin, trees))
         found = differences(first, second)
         differ = differ or bool(found)

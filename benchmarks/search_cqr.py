@@ -1,11 +1,11 @@
 """Conformalised quantile regression as a sampler in memory, compiled by Numba (Salinas et al. 2023,
 "Optimizing Hyperparameters with Conformal Quantile Regression", sections 3 and 4).
 
-Every trial counts with its last value, whichever epoch that is of: a trial that a rung has stopped
-is known to be worse, and all rungs teach one model. Quantiles are regressed by gradient boosting
-(Friedman 2001) of trees of depth 3 on the pinball loss, and widened by the errors on trials held
-out. A proposal is the best of many random points, each judged by a quantile drawn at random, which
-is Thompson sampling.
+Every trial counts with its last value, at whichever epoch: a trial that a rung has stopped is known
+to be worse, so all rungs teach one model. Quantiles are regressed by gradient boosting (Friedman
+2001) of trees of depth 3 on the pinball loss, and widened by the errors on held-out trials. A
+proposal is the best of many random points, each judged by a randomly drawn quantile, which is
+Thompson sampling.
 
 Shapes: N trials, D parameters, T trees, L nodes of a tree.
 """
@@ -22,13 +22,13 @@ NODES = 2 ** (DEPTH + 1) - 1
 RATE = 0.1
 CANDIDATES = 2000
 CONFORMAL_FROM = 32
-"""Trials from which on a tenth is held out."""
+"""Number of trials from which a tenth is held out."""
 _LEAF = -1
 
 
 @njit(cache=True)
 def quantile(values, level):
-    """Linear interpolation between order statistics, as NumPy's default."""
+    """Interpolate linearly between order statistics, as NumPy does by default."""
     ordered = np.sort(values)
     place = level * (ordered.shape[0] - 1)
     below = math.floor(place)
@@ -38,13 +38,14 @@ def quantile(values, level):
 
 @njit(cache=True)
 def best_split(points, gradient, rows, choices):
-    """The split with the largest reduction of squared error: axis, value, whether it is of one
-    choice against all others; axis -1 where none reduces it.
+    """Return the axis and value of the split with the largest reduction of squared error.
+
+    A choice is split as one value against all others. The axis is -1 if no split reduces the error.
 
     Args:
         points: (N, D).
         gradient: (N,).
-        rows: of the node.
+        rows: rows of the node.
     """
     total = gradient[rows].sum()
     count = rows.shape[0]
@@ -91,7 +92,7 @@ def goes_left(point, axis, value, choices):
 
 @njit(cache=True)
 def fit(points, values, choices, level):
-    """Boosted trees for one quantile.
+    """Fit boosted trees for one quantile.
 
     Returns:
         start, axes (T, L) with -1 at a leaf, splits (T, L), leaves (T, L). The children of node i
@@ -134,7 +135,7 @@ def fit(points, values, choices, level):
 
 @njit(cache=True)
 def predict(point, model, choices):
-    """The quantile at a point."""
+    """Return the quantile at a point."""
     start, axes, splits, leaves = model
     value = start
     for tree in range(axes.shape[0]):
@@ -149,8 +150,8 @@ def predict(point, model, choices):
 
 @njit(cache=True)
 def widenings(points, values, choices, models):
-    """(QUANTILES,) what is added to each quantile so that pairs of them cover the trials held out
-    as often as they should (Romano et al. 2019)."""
+    """Return what is added to each quantile, (QUANTILES,), so that pairs of them cover the held-out
+    trials as often as they should (Romano et al. 2019)."""
     added = np.zeros(QUANTILES)
     held = points.shape[0]
     scores = np.empty(held)
@@ -169,7 +170,7 @@ def widenings(points, values, choices, models):
 
 @njit(cache=True)
 def propose_cqr(points, values, choices):
-    """A point by Thompson sampling from the quantiles.
+    """Propose a point by Thompson sampling from the quantiles.
 
     Args:
         points: (N, D) trials.

@@ -1,6 +1,6 @@
-"""How many trials and epochs a search needs to reach 99 % of the best value of a table: our study,
-random search, Ray's OptunaSearch with ASHA, Optuna alone; and what a warm start and the sampler's
-cap at 250 trials do to it.
+"""Trials and epochs that a search needs to reach 99 % of the best value of a table: our study,
+random search, Ray's OptunaSearch with ASHA, and Optuna alone; also the effect of a warm start and
+of the sampler's cap at 250 trials.
 
     python benchmarks/search_efficiency.py                                  # all tables, 20 seeds
     python benchmarks/search_efficiency.py --tables head-glyphs --seeds 5
@@ -8,12 +8,13 @@ cap at 250 trials do to it.
     python benchmarks/search_efficiency.py --cap  # 1,000 trials, model with and without the cap
 
 `study` is `tune.study.study.Study` with its sampler, pruner, journal and event log, driven as
-`tune/execution/local.py` drives it; looking up a table is the training. `OptunaSearch + ASHA` are
-Ray Tune's own objects with their defaults, driven in the order of Tune's controller without a
-cluster: a stopped trial is told as COMPLETE with its last value. Two trials run at a time, epoch by
-epoch. Everyone's first trial is the same default, which the study never stops. A trial reaches the
-target at the first epoch that reports it. Who has not reached it after --trials counts with all of
-them, so that ratios to a slow peer are understated. Intervals: 95 %, bootstrap over seeds.
+`tune/execution/local.py` drives it; a table lookup takes the place of training. `OptunaSearch +
+ASHA` are Ray Tune's own objects with their defaults, driven in the order of Tune's controller
+without a cluster: a stopped trial is told as COMPLETE with its last value. Two trials run at a
+time, epoch by epoch. Every search starts with the same default, which the study never stops. A
+trial reaches the target at the first epoch that reports it. A search that has not reached it after
+--trials counts with all of them, so ratios to a slow peer are understated. Intervals: 95 %,
+bootstrap over seeds.
 """
 
 import argparse
@@ -58,16 +59,17 @@ OBJECTIVE = "val/top1"
 
 
 class Searcher(Protocol):
-    """A search, asked and told."""
+    """A search with an ask-and-tell interface."""
 
     def ask(self) -> tuple[Any, dict[str, Any]] | None:
-        """A handle of the trial, and its parameters; None while there is nothing to do."""
+        """Return a handle of the next trial and its parameters, or None while there is nothing to
+        do."""
 
     def report(self, handle: Any, epoch: int, value: float) -> bool:
-        """Whether the trial goes on."""
+        """Record the value of an epoch. Return True if the trial continues."""
 
     def end(self, handle: Any, curve: list[float], stopped: bool) -> None:
-        """It ended, stopped or at its last epoch."""
+        """Record the end of a trial, stopped or at its last epoch."""
 
 
 class OurStudy:
@@ -130,17 +132,17 @@ class OurStudy:
 
 
 def _warm_start(points: Sequence[dict[str, Any]], turns: Sequence[int] | None) -> dict[str, Any]:
-    """A warm start as a manifest holds it.
+    """Return a warm start as in a manifest.
 
     Args:
-        turns: None: all points follow the default, as before there were turns.
+        turns: None if all points follow the default, as before there were turns.
     """
     start: dict[str, Any] = {"study": "earlier", "points": [{"params": one} for one in points]}
     return start if turns is None else start | {"turns": list(turns)}
 
 
 def config_of(table: Table) -> type:
-    """A config class with the table's parameters, at their default."""
+    """Return a config class with the table's parameters, at their defaults."""
     fields = {**table.default, "train": TrainConfig(epochs=table.epochs), "seed": 0}
     return config(
         type(
@@ -152,8 +154,8 @@ def config_of(table: Table) -> type:
 
 
 class OptunaAlone:
-    """`study.ask`, `trial.report`, `trial.should_prune`, `study.tell`, as Optuna's tutorial has
-    it."""
+    """`study.ask`, `trial.report`, `trial.should_prune` and `study.tell`, as in Optuna's
+    tutorial."""
 
     def __init__(self, table: Table, sampler: BaseSampler, pruner: BasePruner):
         self._table = table
@@ -176,7 +178,7 @@ class OptunaAlone:
 
 
 class RayStock:
-    """OptunaSearch and ASHAScheduler with their defaults but for the number of epochs."""
+    """OptunaSearch and ASHAScheduler with their defaults, except for the number of epochs."""
 
     def __init__(self, table: Table, seed: int):
         from ray.tune.schedulers import ASHAScheduler
@@ -236,7 +238,7 @@ CONTESTANTS: dict[str, Contestant] = {
         table, TPESampler(seed=seed), MedianPruner()
     ),
 }
-# with one report a trial, Optuna alone is OptunaSearch
+# with one report a trial, Optuna alone equals OptunaSearch
 WITHOUT_CURVES = (OURS, "random search", "OptunaSearch + ASHA")
 
 
@@ -250,8 +252,8 @@ class _Live:
 def race(
     searcher: Searcher, table: Table, trials: int, target: float | None = None
 ) -> tuple[int, int]:
-    """Trials begun and epochs run when the target, 99 % of the table's best, was first reported;
-    the whole budget where it was not."""
+    """Return the trials started and the epochs run when the target, 99 % of the table's best, was
+    first reported. If it never was, return the whole budget."""
     target = table.target if target is None else target
     live: list[_Live] = []
     begun = epochs = 0
@@ -275,8 +277,8 @@ def race(
 def ratio(
     ours: np.ndarray, peers: np.ndarray, rng: np.random.Generator, *, paired: bool = False
 ) -> str:
-    """Geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval over
-    seeds. `paired`: both share them."""
+    """Return the geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval
+    over seeds. `paired`: both sides share the seeds."""
 
     def value(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.exp(np.mean(np.log(a.mean(1)) - np.log(b.mean(1)))))
@@ -293,7 +295,7 @@ def ratio(
 def measure(
     found: list[Table], contestants: dict[str, Contestant], seeds: int, trials: int
 ) -> dict[str, np.ndarray]:
-    """Contestant -> (tables, seeds, 2): trials and epochs."""
+    """Return {contestant: (tables, seeds, 2)}, the trials and epochs."""
     results = {}
     for name, contestant in contestants.items():
         results[name] = np.array(
@@ -303,7 +305,7 @@ def measure(
 
 
 def show(found: list[Table], results: dict[str, np.ndarray], trials: int) -> None:
-    """Means per table, then ratios over all of them."""
+    """Print means per table, then ratios over all tables."""
     rng = np.random.default_rng(0)
     for index, table in enumerate(found):
         print(
@@ -333,7 +335,8 @@ def _mean(values: np.ndarray, rng: np.random.Generator) -> str:
 
 
 def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Contestant]]]:
-    """Tables of final values and of curves apart, each with those that differ there."""
+    """Yield tables of final values and tables of curves, each with the contestants that differ
+    there."""
     final, curves = [t for t in found if t.epochs == 1], [t for t in found if t.epochs > 1]
     if final:
         yield (
@@ -346,11 +349,11 @@ def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Cont
 
 
 WARM: dict[str, Sequence[int] | None] = {"all at once": None, "in turn": TURNS}
-"""Ways to take over the best of an earlier study -> their turns."""
+"""Ways to use the best of an earlier study -> their turns."""
 
 
 def warm(seeds: int, trials: int) -> None:
-    """A study that begins with the best three of 30 trials on a related table, against one that
+    """Compare studies that start with the best three of 30 trials on a related table with one that
     does not."""
     pairs = [(tables([one])[0], tables([other])[0]) for one, other in RELATED]
     rng = np.random.default_rng(0)
@@ -372,7 +375,7 @@ def warm(seeds: int, trials: int) -> None:
 
 
 def _show_warm(results: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Print trials and epochs of each way, over those of a cold start."""
+    """Print trials and epochs of each way, relative to a cold start."""
     cold = results["cold"]
     for name in WARM:
         trials, epochs = (ratio(results[name][..., i], cold[..., i], rng) for i in (0, 1))
@@ -380,7 +383,7 @@ def _show_warm(results: dict[str, np.ndarray], rng: np.random.Generator) -> None
 
 
 def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
-    """Parameters of the completed trials of a study, best first."""
+    """Return the parameters of a study's completed trials, best first, without the default."""
     searcher = OurStudy(table, seed, trials)
     while (asked := searcher.ask()) is not None:
         curve, seen = table.curve(asked[1]), []
@@ -397,8 +400,8 @@ def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
 
 
 def cap(seeds: int, trials: int, names: list[str]) -> None:
-    """The best value after so many trials, and the target, with the cap of `tune/search/sampler.py`
-    and without."""
+    """Compare the best value after `trials` trials with and without the cap of
+    `tune/search/sampler.py`."""
     rng = np.random.default_rng(0)
     for table in tables(names):
         best: dict[str, list[float]] = {}

@@ -1,15 +1,15 @@
-"""What the luck of seeds does to a search: one training seed for all its trials or one a trial, by
-how much its best value falls under fresh seeds, and what splitting a budget into several searches
-costs.
+"""Effect of the luck of seeds on a search: one training seed for all its trials or one for each,
+how much its best value falls under fresh seeds, and the cost of splitting a budget into several
+searches.
 
     python benchmarks/search_luck.py  # writes docs/results/search_luck_<task>.json
     python benchmarks/search_luck.py --shared  # what pairing by draws brings: shared_draws.json
     python benchmarks/search_luck.py --searches 20 --drawn 1000 --no-results  # a try
 
-Trainings are those that `record_seeds.py` recorded. `true` is the mean over seeds of the
-configuration that a search chooses, `fall` the value that it showed minus that mean, on the split
-that chose. Intervals, 95 %: a bootstrap over the recorded seeds for random searches, over searches
-for those of the product's study.
+The trainings are those that `record_seeds.py` recorded. `true` is the mean over seeds of the
+configuration that a search chooses. `fall` is the value that the search saw minus that mean, on the
+split that it chose by. Intervals, 95 %: a bootstrap over the recorded seeds for random searches,
+over searches for those of the product's study.
 """
 
 import argparse
@@ -45,20 +45,20 @@ SHARED = ("head-digits", "head-glyphs")
 
 
 def measure(side: Side, searches: Searches) -> np.ndarray:  # (3, searches)
-    """True test accuracy, true validation and fall of every search's choice."""
+    """Return true test accuracy, true validation and fall of every search's choice."""
     rows = searches.chosen
     validation = side.peaks.mean(1)[rows]
     return np.stack([side.truth[rows], validation, searches.shown.max(-1) - validation])
 
 
 def resampled(side: Side, rng: np.random.Generator) -> Side:
-    """The record with its seeds drawn anew."""
+    """Return the record with its seeds resampled."""
     seeds = rng.integers(side.peaks.shape[1], size=side.peaks.shape[1])
     return replace(side, peaks=side.peaks[:, seeds], test=side.test[:, seeds])
 
 
 def at_random(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
-    """Random searches: both ways to give seeds, and their difference."""
+    """Yield results of random searches: both ways to assign seeds, and their difference."""
     for trials in TRIALS:
 
         def means(side: Side, drawn: int, trials: int = trials) -> np.ndarray:  # (modes, 3)
@@ -73,14 +73,14 @@ def at_random(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict
 def both_ways(
     side: Side, rng: np.random.Generator, drawn: int, trials: int
 ) -> tuple[Searches, Searches]:
-    """Searches with one seed and with a seed for each trial, of the same configurations."""
+    """Return searches of the same configurations with one seed and with a seed for each trial."""
     one = draw_searches(side, rng, (drawn,), trials, "one")
     seeds = rng.integers(side.peaks.shape[1], size=one.rows.shape)
     return one, Searches(one.rows, side.peaks[one.rows, seeds])
 
 
 def by_the_study(side: Side, rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
-    """Searches by the product."""
+    """Yield results of searches run by the product."""
     for trials in BY_THE_STUDY:
         found = [run_searches(side, rng, count, trials, seeds) for seeds in MODES]
         measured = np.stack([measure(side, searches) for searches, _ in found])
@@ -97,7 +97,7 @@ def by_the_study(side: Side, rng: np.random.Generator, count: int) -> Iterator[d
 def rows_of(
     task: str, sampler: str, trials: int, estimate: np.ndarray, spread: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """A row for each way to give seeds, and one for their difference.
+    """Yield a row for each way to assign seeds, and one for their difference.
 
     Args:
         estimate: (modes, 3).
@@ -117,8 +117,8 @@ def rows_of(
 
 
 def common_share(side: Side) -> dict[str, Any]:
-    """How alike a seed serves all configurations of the better half: the share of the variance
-    between seeds that is the seed's own, in a two-way model (Searle 1971), and the noise."""
+    """Return the share of the variance between seeds that is common to all configurations of the
+    better half, in a two-way model (Searle 1971), and the standard deviation between seeds."""
     better = side.truth >= np.median(side.truth)
     found: dict[str, Any] = {"task": side.name}
     for name, scores in (("validation", side.peaks[better]), ("test", side.test[better])):
@@ -134,7 +134,7 @@ def common_share(side: Side) -> dict[str, Any]:
 
 
 def budget_curve(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
-    """True test accuracy of the best of n trials, by validation under one seed."""
+    """Yield the true test accuracy of the best of n trials, chosen by validation under one seed."""
     for trials in BUDGETS:
         searches = draw_searches(side, rng, (drawn,), trials, "one")
         values = side.truth[searches.chosen]
@@ -147,8 +147,8 @@ def budget_curve(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[d
 
 
 def shared_draws(rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
-    """How far the best of n trials of two settings agree if both searches draw the same
-    configurations: heads on two data sets, of one space (`record_curves.py`)."""
+    """Yield the correlation between the best of n trials of two settings if both searches draw the
+    same configurations: heads on two data sets, of one space (`record_curves.py`)."""
     first, second = tables(SHARED)
     assert list(first.curves) == list(second.curves)
     for trials in (4, 8, 12):

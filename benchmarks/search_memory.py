@@ -1,13 +1,13 @@
 """Searches in memory, compiled by Numba: the study's sampler and rungs, and candidates for their
 successors, on the tables of `search_tables.py`.
 
-A search of 16 trainings takes some milliseconds here and seconds as a real study, so that hundreds
-of seeds are a matter of minutes (`search_methods.py` runs them). Two trials run at a time, epoch by
+A search of 16 trainings takes some milliseconds here and seconds as a real study, so hundreds of
+seeds are a matter of minutes (`search_methods.py` runs them). Two trials run at a time, epoch by
 epoch; trial 0 is the default.
 
-A configuration is a point: for a range its position in [0, 1] on its scale, for a choice its
-index. A search answers with the nearest configuration of the table, a grid or a pool of random
-ones: the number of choices that differ counts first, then the distance over the ranges.
+A configuration is a point: for a range its position in [0, 1] on its scale, for a choice its index.
+The answer to a point is the nearest configuration of the table, which is a grid or a pool of random
+ones. The number of choices that differ counts first, then the distance over the ranges.
 
 Shapes: N trials, D parameters, C configurations, E epochs, R rungs, K kernels.
 """
@@ -30,7 +30,7 @@ RUNNING, STOPPED, COMPLETE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Pool:
-    """The configurations of a table, and what each reaches."""
+    """The configurations of a table and their curves."""
 
     name: str
     points: np.ndarray  # (C, D)
@@ -53,7 +53,7 @@ class Pool:
 
 
 def pool_of(table: Table) -> Pool:
-    """A complete grid as a pool."""
+    """Return a complete grid as a pool."""
     names = list(table.axes)
     points = np.empty((len(table.curves), len(names)))
     choices = np.zeros(len(names), np.int64)
@@ -84,7 +84,7 @@ def _position(value: float, values: list[float]) -> float:
 
 @njit(cache=True)
 def nearest(point, points, choices):
-    """Row of the nearest configuration."""
+    """Return the row of the nearest configuration."""
     best = 0
     least = np.inf
     for row in range(points.shape[0]):
@@ -113,7 +113,7 @@ def _phi(x):
 
 @njit(cache=True)
 def bandwidths(centres):
-    """Distance to the further neighbour, as Optuna clips it.
+    """Return each kernel's distance to its further neighbour, clipped as in Optuna.
 
     Args:
         centres: (K,) positions in one range.
@@ -139,7 +139,7 @@ def bandwidths(centres):
 
 @njit(cache=True)
 def density(points, choices):
-    """Kernels of Optuna's Parzen estimator, the prior last.
+    """Return the kernels of Optuna's Parzen estimator, the prior last.
 
     Returns:
         weights (K,), centres (K, D), widths (K, D), mass (K, D) of every kernel within [0, 1].
@@ -171,7 +171,7 @@ def density(points, choices):
 
 @njit(cache=True)
 def densities(points, good, count, choices):
-    """Kernels of the good trials, l(x), and of all others among the first `count`, g(x)."""
+    """Return kernels of the good trials, l(x), and of all others among the first `count`, g(x)."""
     is_good = np.zeros(count, np.bool_)
     for index in good:
         is_good[index] = True
@@ -182,7 +182,7 @@ def densities(points, good, count, choices):
 
 @njit(cache=True)
 def log_density(point, kernels, choices):
-    """Logarithm of the density at a point."""
+    """Return the logarithm of the density at a point."""
     weights, centres, widths, mass = kernels
     count, dimension = centres.shape
     terms = np.empty(count)
@@ -210,7 +210,7 @@ def log_density(point, kernels, choices):
 
 @njit(cache=True)
 def draw(kernels, choices):
-    """A point drawn from the density."""
+    """Draw a point from the density."""
     weights, centres, widths, mass = kernels
     count, dimension = centres.shape
     chance = np.random.random()
@@ -239,8 +239,8 @@ def draw(kernels, choices):
 
 @njit(cache=True)
 def order_of(state, seen, last, best, count):
-    """Finished trials, best first: complete ones by value, then the others by how far they came
-    and their last value."""
+    """Return the finished trials, best first: complete ones by value, then the others by the epoch
+    that they reached and their last value."""
     finished = np.empty(count, np.int64)
     keys = np.empty(count)
     found = 0
@@ -258,11 +258,11 @@ def order_of(state, seen, last, best, count):
 
 @njit(cache=True)
 def propose(points, state, seen, last, best, count, choices, root):
-    """A point of multivariate TPE.
+    """Propose a point by multivariate TPE.
 
     Args:
-        root: True: half the root of the finished trials is good (the study's); False: a tenth,
-            at most 25 (Optuna's).
+        root: True if half the root of the number of finished trials is good, as in the study;
+            False for a tenth, as in Optuna. In both cases at most 25 trials are good.
     """
     ranked = order_of(state, seen, last, best, count)
     finished = ranked.shape[0]
@@ -282,7 +282,7 @@ def propose(points, state, seen, last, best, count, choices, root):
 
 @njit(cache=True)
 def at_random(choices):
-    """A point drawn uniformly."""
+    """Draw a point uniformly."""
     point = np.empty(choices.shape[0])
     for axis in range(choices.shape[0]):
         if choices[axis] > 0:
@@ -294,7 +294,8 @@ def at_random(choices):
 
 @njit(cache=True)
 def hypercube(choices):
-    """(6, D): six points that meet every sixth of a range, and choices equally often."""
+    """Return six points, (6, D), that cover every sixth of a range, and all choices equally
+    often."""
     points = np.empty((STARTUP, choices.shape[0]))
     for axis in range(choices.shape[0]):
         sixth = np.random.permutation(STARTUP)
@@ -310,7 +311,8 @@ def hypercube(choices):
 
 @njit(cache=True)
 def among_best(value, others, count, factor):
-    """ASHA's rule: among the best `1 / factor`, at least one, of itself and the others."""
+    """Apply ASHA's rule: True if the value is among the best `1 / factor`, at least one, of itself
+    and the others."""
     better = 0
     for index in range(count):
         if others[index] > value:
@@ -320,14 +322,14 @@ def among_best(value, others, count, factor):
 
 @njit(cache=True)
 def search(seed, pool_points, choices, curves, default, rungs, first_look, guarded, budget, tpe):
-    """A search that stops at rungs.
+    """Run a search that stops trials at rungs.
 
     Args:
-        rungs: (R, 2) epoch, one in so many continues; ascending.
-        first_look: so many trials are never stopped at the first rungs.
+        rungs: (R, 2) epoch and factor, ascending; one trial in `factor` continues.
+        first_look: number of first trials that are never stopped at the first rungs.
         guarded: number of these rungs.
-        budget: epochs.
-        tpe: 0 random, 1 the study's, 2 Optuna's, 3 none but quantile regression.
+        budget: in epochs.
+        tpe: 0 random, 1 the study's, 2 Optuna's, 3 quantile regression instead of TPE.
     Returns:
         (budget,) best value after every epoch that was spent.
     """
@@ -395,7 +397,7 @@ def search(seed, pool_points, choices, curves, default, rungs, first_look, guard
 
 
 def rungs_at(parts: tuple[tuple[int, int], ...], epochs: int) -> np.ndarray:  # (R, 2)
-    """Rungs by (part of the epochs, one in so many); the last epoch is none."""
+    """Return rungs from (part of the epochs, one in so many); the last epoch is no rung."""
     found: dict[int, int] = {}
     for part, factor in parts:
         found.setdefault(math.ceil(epochs / part), factor)

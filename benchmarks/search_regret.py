@@ -7,19 +7,19 @@ curves.
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers.txt
     peers/bin/python benchmarks/search_regret.py --seeds 20 --contestants ASHA ASHA-CQR DEHB
 
-The record, `benchmarks/data/search_regret.csv`, has a line for each search; a search that it has
-is not run again, so that a broken-off measurement resumes.
+The record, `benchmarks/data/search_regret.csv`, has a line for each search. Recorded searches are
+not run again, so an interrupted measurement resumes.
 
-Every search runs two trials at a time, epoch by epoch, and begins with the same default. All but
-our study see a range as [0, 1], the position in it on a log scale: a rate whose range depends on
-the optimizer is one parameter to them, as it is to us. Searches that ask for a configuration at a
-higher fidelity pay for the further epochs alone, as if its training had been kept.
+Every search runs two trials at a time, epoch by epoch, and starts with the same default. All except
+our study see a range as [0, 1], the position in it on a log scale; so a rate whose range depends on
+the optimizer is one parameter for them, as it is for us. Searches that ask for a configuration at a
+higher fidelity pay only for the additional epochs, as if its training had been kept.
 
 Regret: best value of the table minus the best one reported so far, in units of the distance from
 the best to the median configuration. Ratios: geometric mean over tables of mean(ours) /
 mean(theirs); means count as .001 at least. Intervals, 95 %: a bootstrap over seeds.
 
-Rungs and sampler of our study were chosen on the tables of `TUNED`; those of `REPORTED` were
+Rungs and sampler of our study were chosen on the tables of `TUNED`. Those of `REPORTED` were
 recorded afterwards, and nothing was chosen on them.
 """
 
@@ -41,7 +41,7 @@ import numpy as np
 from benchmarks.search_tables import CURVES, DATA, REPORTED, Table, tables
 
 BUDGETS = (4, 8, 16)
-"""Full trainings that a search may spend."""
+"""Budgets of a search, in full trainings."""
 AT_A_TIME = 2
 LEAST = 1e-3
 OURS = "study"
@@ -56,31 +56,31 @@ class Job:
 
     handle: Any
     params: dict[str, Any]
-    """Those of the table."""
+    """The table's parameters."""
     epochs: range
-    """Epochs, from 0, that are to be run."""
+    """Epochs to run, counted from 0."""
     seen: list[float] = field(default_factory=list)
-    """Values of the epochs up to now, those before the job among them."""
+    """Values of the epochs so far, including those before the job."""
 
 
 class Searcher(Protocol):
-    """A search, asked and told."""
+    """A search with an ask-and-tell interface."""
 
     def ask(self) -> Job | None:
-        """The next training; None: none until one that runs has ended."""
+        """Return the next training; None if the search has to wait for one that runs."""
 
     def report(self, job: Job, epoch: int, value: float) -> bool:
-        """Take the value of an epoch, from 1; False stops the training."""
+        """Record the value of an epoch, counted from 1. Return False to stop the training."""
 
     def end(self, job: Job, stopped: bool) -> None:
-        """Take notice of the end, stopped or at the last epoch that was asked for."""
+        """Record the end of a training, stopped or at the last requested epoch."""
 
 
 # -- points of a table's space
 
 
 def axes_of(table: Table) -> dict[str, list[Any] | None]:
-    """Parameter -> its choices; None for a range."""
+    """Return {parameter: its choices, or None for a range}."""
     said = dict(table.default)
     found: dict[str, list[Any] | None] = {}
     for name in table.axes:
@@ -90,7 +90,7 @@ def axes_of(table: Table) -> dict[str, list[Any] | None]:
 
 
 def params_at(table: Table, point: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a point: a choice, or a position in [0, 1] for a range."""
+    """Return the parameters of a point: a choice, or a position in [0, 1] for a range."""
     params: dict[str, Any] = {}
     for name in table.axes:
         values = table.values_of(name, params)
@@ -103,7 +103,7 @@ def params_at(table: Table, point: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_point(table: Table) -> dict[str, Any]:
-    """The point of the table's default."""
+    """Return the point of the table's default."""
     point = {}
     for name in table.axes:
         values = table.values_of(name, table.default)
@@ -119,7 +119,7 @@ def default_point(table: Table) -> dict[str, Any]:
 
 
 def regrets(searcher: Searcher, table: Table) -> list[float]:
-    """Normalised regret of a search after each budget."""
+    """Return the normalised regret of a search after each budget."""
     trace = list(itertools.islice(_best_so_far(searcher, table), BUDGETS[-1] * table.epochs))
     best = float(table.values.max())
     span = best - float(np.median(table.values))
@@ -127,7 +127,7 @@ def regrets(searcher: Searcher, table: Table) -> list[float]:
 
 
 def _best_so_far(searcher: Searcher, table: Table) -> Iterator[float]:
-    """Yields the best value after every epoch that is run."""
+    """Yield the best value after every epoch that is run."""
     best = -math.inf
     live: list[Job] = []
     while True:
@@ -218,7 +218,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "DEHB": _peer("Dehb"),
 }
 HERE = (OURS, "random", "TPE, halving by 3", "TPE, Hyperband", "GP")
-"""Contestants that vistune's own environment has."""
+"""Contestants available in vistune's own environment."""
 
 
 # -- the record
@@ -228,7 +228,7 @@ Key = tuple[str, str, int]
 
 
 def read(path: Path = RECORD) -> dict[Key, list[float]]:
-    """The recorded searches."""
+    """Return the recorded searches."""
     if not path.exists():
         return {}
     with path.open() as file:
@@ -240,7 +240,7 @@ def read(path: Path = RECORD) -> dict[Key, list[float]]:
 
 
 def record(names: Sequence[str], found: Sequence[Table], seeds: int, path: Path) -> None:
-    """Run what the record lacks, and add it line by line."""
+    """Run the searches that the record lacks, and add them line by line."""
     done = read(path)
     if not path.exists():
         header = ["contestant", "table", "seed", *(f"after {n}" for n in BUDGETS), "cpu_s"]
@@ -261,8 +261,8 @@ def _line(row: Sequence[Any]) -> str:
 
 
 def together(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> list[np.ndarray]:
-    """Regrets of a contestant, an array (seeds, budgets) for each table; none where a table
-    lacks."""
+    """Return the regrets of a contestant, an array (seeds, budgets) for each table; empty if a
+    table is missing."""
     found = []
     for table in group:
         rows = [values for (who, which, _), values in done.items() if (who, which) == (name, table)]
@@ -273,13 +273,13 @@ def together(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> l
 
 
 def ratio(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (budgets,)
-    """Geometric mean over tables of mean(ours) / mean(theirs)."""
+    """Return the geometric mean over tables of mean(ours) / mean(theirs)."""
     logs = [np.log(_mean(one) / _mean(other)) for one, other in zip(ours, theirs, strict=True)]
     return np.exp(np.mean(logs, 0))
 
 
 def interval(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (2, budgets)
-    """95 % of the ratio when seeds are drawn anew."""
+    """Return the 95 % interval of the ratio over resampled seeds."""
     rng = np.random.default_rng(0)
 
     def anew(side: list[np.ndarray]) -> list[np.ndarray]:
@@ -294,7 +294,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def report(path: Path) -> None:
-    """Print regrets and ratios, for the tables tuned on and the others."""
+    """Print regrets and ratios, for the tables used for tuning and for the others."""
     done = read(path)
     for title, group in (("tuned on", TUNED), ("reported only", REPORTED)):
         ours = together(done, OURS, group)

@@ -1,19 +1,20 @@
-"""How a rung compares: by the value of its epoch (version 2), by the best epoch so far (version 3),
-by the mean of the last quarter of the training; and what it costs that one trial beside the default
-passes the last rung.
+"""Ways in which a rung can compare trials: by the value of its epoch (version 2), by the best epoch
+so far (version 3), or by the mean of the last quarter of the training. Also the cost of letting one
+trial besides the default pass the last rung.
 
     python benchmarks/search_rungs.py             # 60 seeds; 28 CPU-minutes
     python benchmarks/search_rungs.py --seeds 10
 
-Recorded learning curves (`search_tables.py`), the real study, two trials at a time. Noise, where
-there is some, is added to every epoch, in standard deviations of the table's values. The default is
-that of the table, or its best configuration: then the search can find nothing, and the study must
-still have a second configuration to compare.
+The study is the real one, on recorded learning curves (`search_tables.py`), with two trials at a
+time. Noise, where used, is added to every epoch, in standard deviations of the table's values. The
+default is that of the table or its best configuration: then the search can find nothing better, but
+the study still needs a second configuration to compare.
 
-Regret: best value of the table minus that of the completed trial that leads, both without noise, in
+Regret: best value of the table minus that of the leading completed trial, both without noise, in
 units of the distance from the best to the median configuration. Ratios to version 2: geometric mean
-over tables after 4, 8 and 16 full trainings, 95 % over seeds, which both share. Of studies of 16
-trials: full trainings that they take, and the share in which no trial but the default ends.
+over tables after 4, 8 and 16 full trainings, 95 % over seeds, which both share. For studies of 16
+trials: the full trainings that they take, and the share of studies in which only the default
+completes.
 """
 
 import argparse
@@ -40,7 +41,8 @@ RESAMPLES = 2000
 
 
 class MeanOfQuarter(RungRule):
-    """Compares the mean of the last quarter of a training of 12 epochs, as far as it has come."""
+    """Compares means of the last quarter of a training of 12 epochs, over the epochs reached so
+    far."""
 
     def value(self, values: Mapping[int, float], epoch: int) -> float:
         last = [values.get(one, math.nan) for one in range(max(1, epoch - 2), epoch + 1)]
@@ -80,7 +82,7 @@ SETTINGS = [
 
 
 def with_noise(table: Table, noise: float, seed: int) -> Table:
-    """The table's curves with normal noise."""
+    """Return the table with normal noise added to its curves."""
     rng = np.random.default_rng(seed)
     deviation = noise * float(table.values.std())
     curves: dict[tuple[int, ...], list[float]] = {}
@@ -91,7 +93,8 @@ def with_noise(table: Table, noise: float, seed: int) -> Table:
 
 
 def drive(searcher: OurStudy, table: Table, watch: Callable[[], bool]) -> None:
-    """Run a study until it has nothing to do, or `watch`, asked after every epoch, is False."""
+    """Run a study until it has nothing to do or `watch`, called after every epoch, returns
+    False."""
     live: list[tuple[object, list[float]]] = []
     seen: dict[int, list[float]] = {}
     while True:
@@ -112,7 +115,8 @@ def drive(searcher: OurStudy, table: Table, watch: Callable[[], bool]) -> None:
 
 
 def regrets(table: Table, noise: float, seed: int) -> list[float]:
-    """Regret of the completed trial that leads, after each budget; 1 while none has ended."""
+    """Return the regret of the leading completed trial after each budget; 1 while none has
+    completed."""
     noisy = with_noise(table, noise, seed)
     searcher = OurStudy(noisy, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME)
     best = float(table.values.max())
@@ -133,7 +137,7 @@ def regrets(table: Table, noise: float, seed: int) -> list[float]:
 
 
 def _leader(searcher: OurStudy, table: Table) -> float:
-    """Value without noise of the completed trial that leads."""
+    """Return the noise-free value of the leading completed trial."""
     completed = searcher.study.completed
     if not completed:
         return float(np.median(table.values))
@@ -142,7 +146,8 @@ def _leader(searcher: OurStudy, table: Table) -> float:
 
 
 def small_study(table: Table, noise: float, seed: int) -> tuple[float, bool]:
-    """Full trainings that a study of 16 trials takes, and True where none but the default ends."""
+    """Return the full trainings that a study of 16 trials takes, and True if only the default
+    completes."""
     noisy = with_noise(table, noise, seed)
     searcher = OurStudy(noisy, seed, SMALL)
     drive(searcher, noisy, lambda: True)
@@ -153,7 +158,7 @@ def small_study(table: Table, noise: float, seed: int) -> tuple[float, bool]:
 def measure(
     setting: Setting, rule: RungRule, seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:  # (tables, seeds, budgets), (tables, seeds, 2)
-    """Regrets, and what studies of 16 trials took."""
+    """Return the regrets, and the costs of studies of 16 trials."""
     with mock.patch.dict(RULES, {LATEST: rule}):
         found = [_prepared(table, setting) for table in tables(setting.names)]
         of_budgets = [
@@ -173,13 +178,13 @@ def _prepared(table: Table, setting: Setting) -> Table:
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (budgets,)
-    """Geometric mean over tables of the ratio of means over seeds."""
+    """Return the geometric mean over tables of the ratio of means over seeds."""
     means = [np.maximum(side.mean(1), LEAST) for side in (ours, theirs)]
     return np.exp(np.log(means[0] / means[1]).mean(0))
 
 
 def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets)
-    """95 % of the ratio when seeds are drawn anew."""
+    """Return the 95 % interval of the ratio over resampled seeds."""
     rng = np.random.default_rng(0)
     seeds = ours.shape[1]
     drawn = []
@@ -190,7 +195,7 @@ def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets
 
 
 def show(setting: Setting, seeds: int) -> None:
-    """One line a variant."""
+    """Print one line for each variant."""
     print(f"== {setting}", flush=True)
     of_second, _ = measure(setting, RULES[2], seeds)
     for name, rule in VARIANTS.items():

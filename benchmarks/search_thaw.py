@@ -1,6 +1,6 @@
 """Searches in memory with a Gaussian process over configurations and epochs, compiled by Numba.
 
-The model sees what every trial had at its first and latest epoch, as normal scores. Its
+The model sees the values of every trial at its first and latest epoch, as normal scores. Its
 covariance (after Swersky et al. 2014, "Freeze-Thaw Bayesian Optimization", and Wistuba et al. 2022,
 DyHPO) is a sum of four parts: configuration, configuration by epoch, trial by epoch, epoch:
 
@@ -9,9 +9,10 @@ DyHPO) is a sum of four parts: configuration, configuration by epoch, trial by e
 Kx: Matern 5/2 over ranges, exponential in the choices that differ. Kt: squared exponential in the
 logarithm of the epoch. Length scales and weights: a random walk towards the maximum a posteriori.
 
-`search_thaw` uses it in two places, each of which can be switched off: to propose a configuration
-(largest expected improvement at the last epoch among 80), and instead of rungs: a trial pauses at
-its look, and the best of all paused ones and a new one runs on to its next look.
+`search_thaw` uses the model in two places, each of which can be switched off. It proposes a
+configuration (the largest expected improvement at the last epoch among 80). And it replaces rungs:
+a trial pauses at its look, and the best among all paused trials and a new one runs to its next
+look.
 """
 
 import math
@@ -33,14 +34,14 @@ from benchmarks.search_memory import (
     propose,
 )
 
-POOL, NEAR = 60, 20  # candidates at random, and near the best trials
-STEPS = 3  # of the random walk, a fit
-MOST = 120  # observations
+POOL, NEAR = 60, 20  # random candidates, and candidates near the best trials
+STEPS = 3  # steps of the random walk per fit
+MOST = 120  # largest number of observations
 
 
 @njit(cache=True)
 def inverse_normal(p):
-    """Quantile of the normal distribution (Acklam's approximation, 1e-9 relative)."""
+    """Return the quantile of the normal distribution (Acklam's approximation, 1e-9 relative)."""
     a = (
         -39.69683028665376,
         220.9460984245205,
@@ -105,7 +106,7 @@ def epoch_kernel(one, other):
 
 @njit(cache=True)
 def covariance(x, t, own, y_x, y_t, y_own, choices, theta):
-    """Between two observations: point, epoch on its scale, trial."""
+    """Return the covariance of two observations: point, epoch on its scale, trial."""
     dimension = choices.shape[0]
     weights = theta[dimension:]
     kt = epoch_kernel(t, y_t)
@@ -128,7 +129,7 @@ def start_theta(dimension):
 
 @njit(cache=True)
 def fit(x, t, own, z, choices, theta):
-    """Cholesky factor, weights of the mean, logarithm of the posterior density."""
+    """Return the Cholesky factor, weights of the mean, and logarithm of the posterior density."""
     count = z.shape[0]
     dimension = choices.shape[0]
     matrix = np.empty((count, count))
@@ -160,7 +161,7 @@ def solve_lower(lower, right):
 
 @njit(cache=True)
 def predict(point, own, x, t, trials, lower, alpha, choices, theta):
-    """Mean and standard deviation at the last epoch, which has t = 1."""
+    """Return mean and standard deviation at the last epoch, which has t = 1."""
     count = alpha.shape[0]
     cross = np.empty(count)
     for i in range(count):
@@ -179,7 +180,8 @@ def improvement(mean, sd, best):
 
 @njit(cache=True)
 def observe(points, rows, seen, count, curves):
-    """Observations at the first and the latest epoch of every trial; scores of their values."""
+    """Return observations at the first and the latest epoch of every trial, and scores of their
+    values."""
     epochs = curves.shape[1]
     most = 2 * count
     x = np.empty((most, points.shape[1]))
@@ -198,7 +200,7 @@ def observe(points, rows, seen, count, curves):
             found += 1
             if seen[number] == 1:
                 break
-    # at most so many: the latest ones
+    # at most MOST, the latest ones
     begin = max(0, found - MOST)
     x, t, own, values = x[begin:found], t[begin:found], own[begin:found], values[begin:found]
     order = np.argsort(values, kind="mergesort")
@@ -231,15 +233,15 @@ def search_thaw(
     cost_power,
     sampled,
 ):
-    """A search with the model.
+    """Run a search with the model.
 
     Args:
-        rungs, first_look, budget: as in `search`; rungs count only where it does not thaw.
+        rungs, first_look, budget: as in `search`; rungs count only if it does not thaw.
         looks: (L,) epochs that the model sees, and at which a trial pauses; ascending.
         by_model: propose by the model, otherwise by TPE.
         thaws: pause and resume by the model, otherwise stop at rungs.
-        cost_power: power of the remaining epochs that the expected improvement is divided by.
-        sampled: compare draws of the posterior (Thompson) rather than expected improvements.
+        cost_power: the expected improvement is divided by the remaining epochs to this power.
+        sampled: compare draws of the posterior (Thompson) instead of expected improvements.
     """
     np.random.seed(seed)
     epochs = curves.shape[1]
@@ -365,7 +367,7 @@ def merit(mean, sd, top, sampled):
 def best_new(
     points, state, seen, last, best, count, x, t, own, lower, alpha, choices, theta, top, sampled
 ):
-    """The candidate with the largest expected improvement at the last epoch."""
+    """Return the candidate with the largest expected improvement at the last epoch."""
     ranked = order_of(state, seen, last, best, count)
     chosen = np.empty(choices.shape[0])
     highest = -np.inf

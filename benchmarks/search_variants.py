@@ -1,12 +1,12 @@
-"""What each default of the search is worth: our study with one of them changed, against the study
-as it is, on the tables of `search_efficiency.py`.
+"""Worth of each default of the search: our study with one default changed, against the study as it
+is, on the tables of `search_efficiency.py`.
 
     python benchmarks/search_variants.py  # rungs on curves, sampler on all tables; 60 seeds
     python benchmarks/search_variants.py --parts rungs --seeds 20
 
-Trials and epochs to 99 % of the best of a table, at most 100 trials; of rungs also the epochs that
-a study of 16 trials saves. Ratios are geometric means over the tables, with 95 % intervals of a
-bootstrap over seeds, which both sides share.
+Measured are the trials and epochs to 99 % of the best value of a table, with at most 100 trials;
+for rungs also the epochs that a study of 16 trials saves. Ratios are geometric means over the
+tables, with 95 % intervals of a bootstrap over seeds, which both sides share.
 """
 
 import argparse
@@ -74,7 +74,7 @@ SAMPLER: dict[str, list[Change]] = {
 
 # (tables, seeds, 3)
 def measure(found: list[Table], changes: list[Change], seeds: int) -> np.ndarray:
-    """Trials and epochs to the target, and the share of its epochs that a study of 16 trials
+    """Return trials and epochs to the target, and the share of its epochs that a study of 16 trials
     saves."""
     patches = [_patch(*change) for change in changes]
     for patch in patches:
@@ -97,7 +97,7 @@ def _patch(where: Any, name: Any, value: Any) -> Any:
 
 
 def saved(table: Table, seed: int) -> float:
-    """Of a study that runs to its end."""
+    """Return the share of epochs that a study saves if it runs to its end."""
     if table.epochs == 1:
         return 0.0
     searcher = OurStudy(table, seed, SMALL)
@@ -108,7 +108,7 @@ def saved(table: Table, seed: int) -> float:
 
 
 def show(found: list[Table], variants: dict[str, list[Change]], seeds: int) -> None:
-    """One line a variant."""
+    """Print one line for each variant."""
     as_it_is, rng = measure(found, [], seeds), np.random.default_rng(0)
     for name, changes in {AS_IT_IS: [], **variants}.items():
         result = measure(found, changes, seeds) if changes else as_it_is

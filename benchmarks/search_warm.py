@@ -1,11 +1,11 @@
-"""Ways to begin with what an earlier study found, in memory: trials until 99 % of the best of a
-table, on the related pairs of `search_tables.py`.
+"""Ways to start from the results of an earlier study, in memory: trials until 99 % of the best
+value of a table, on the related pairs of `search_tables.py`.
 
     python benchmarks/search_warm.py --seeds 100
 
-Searches run one trial at a time to the end. The earlier study has 30 trials. `cold` begins with
-nothing, `enqueue` tries the best three after the default (as `--warm-start` did); the others use
-them as a prior that fades:
+Searches run one trial at a time to the end. The earlier study has 30 trials. `cold` starts with
+nothing, and `enqueue` tries the best three after the default (as `--warm-start` did). The others
+use them as a prior that fades:
 
 - `in turn`: the points come as trials 1, 3 and 5; after the first, each only while those before it
   are above the median of the study's own trials.
@@ -45,14 +45,14 @@ EARLIER, POINTS, CANDIDATES = 30, 3, 24
 
 @njit(cache=True)
 def propose_near(points, state, seen, last, best, count, choices, prior, power):
-    """A point of TPE, whose ratio is multiplied by the prior to a power."""
+    """Propose a point of TPE with its ratio multiplied by the prior to a power."""
     ranked = order_of(state, seen, last, best, count)
     good = min(int(np.ceil(0.5 * np.sqrt(ranked.shape[0]))), 25)
     l_x, g_x = densities(points, ranked[:good], count, choices)
     chosen = np.empty(points.shape[1])
     highest = -np.inf
     for index in range(CANDIDATES):
-        # a quarter of the candidates comes from the prior while it has weight
+        # a quarter of the candidates come from the prior while it has weight
         from_prior = index % 4 == 0 and power > 0.1
         point = draw(prior if from_prior else l_x, choices)
         score = log_density(point, l_x, choices) - log_density(point, g_x, choices)
@@ -65,7 +65,7 @@ def propose_near(points, state, seen, last, best, count, choices, prior, power):
 
 @njit(cache=True)
 def search(seed, pool_points, choices, values, default, earlier, mode, target, most):
-    """Trials until the target; also all points by value, best first."""
+    """Return the number of trials until the target, the points of all trials, and their values."""
     np.random.seed(seed)
     dimension = choices.shape[0]
     points = np.empty((most, dimension))

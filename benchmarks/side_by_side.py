@@ -4,7 +4,7 @@
     python benchmarks/side_by_side.py --trials 12 --runs 3
 
 The contenders train the same network (`tiny`, width 16) on the same digits at 28 px for the same
-number of steps, on one thread each, without augmentation, and search optimizer, learning rate and
+number of steps, on one thread each, without augmentation. They search optimizer, learning rate and
 weight decay with Optuna's TPE, or at random, without pruning:
 
     plain loop     a function of 40 lines in `optuna.Study.optimize`, one trial after another
@@ -14,9 +14,9 @@ weight decay with Optuna's TPE, or at random, without pruning:
                    resume, MLflow
     vistune        the same on Ray, as many trials at a time as there are cores
 
-Each runs in a process of its own, one after another. CPU is that of all processes of a command,
-Ray's daemons included, until the last has ended (`behind`: of it after the command's end, such as
-pictures); wall is from Enter until the prompt is back.
+Each runs in its own process, one after another. CPU is that of all processes of a command, Ray's
+daemons included, until the last has ended. `behind` is the part of it after the command's end, such
+as pictures. Wall is from Enter until the prompt is back.
 """
 
 import argparse
@@ -38,7 +38,7 @@ REPO = Path(__file__).resolve().parents[1]
 SIZE = 28
 EPOCHS = 5
 BATCH = 64
-TRAINED = 1078  # images: 60 % of the digits, as vistune splits them
+TRAINED = 1078  # number of images: 60 % of the digits, as vistune splits them
 OPTIMIZERS = {"sgd": (0.01, 0.5), "adamw": (1e-4, 1e-2), "adam": (1e-5, 1e-2)}
 PATIENCE_S = 600
 
@@ -72,14 +72,14 @@ GOALS = (
     ("vistune --local", "plain Optuna loop", 1.3),
     ("vistune", "Ray's tutorial wiring", 0.35),
 )
-"""Contender, its peer, and the largest ratio of CPU and wall at 12 trials."""
+"""Contender, its peer, and the largest allowed ratio of CPU and wall time at 12 trials."""
 
 
-# ------------------------------------------------------------------ what people would write
+# ------------------------------------------------------------------ code that people would write
 
 
 def digits() -> Any:
-    """Images (n, 3, SIZE, SIZE) in [0, 1] and labels, for training and for validation."""
+    """Return images (n, 3, SIZE, SIZE) in [0, 1] and labels, for training and for validation."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn import functional
@@ -94,7 +94,7 @@ def digits() -> Any:
 
 
 def train(params: dict[str, Any], report: Any) -> float:
-    """Train one configuration; returns the accuracy on the validation images."""
+    """Train one configuration; return the accuracy on the validation images."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -196,7 +196,7 @@ class Measured:
     cpu: float
     wall: float
     behind: float
-    """CPU of what it has left behind for the time after its end, in s."""
+    """CPU seconds of the processes that run on after the command's end."""
 
 
 def measure(words: tuple[str, ...], trials: int, cache: Path) -> Measured:

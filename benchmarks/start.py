@@ -4,10 +4,10 @@
     python benchmarks/start.py --turns 5 --trace  # also every stamp of the last turn
     python benchmarks/start.py --only "vistune --workers 2"    # a trial of two workers
 
-Contenders take turns: a Python process that imports torch, `vistune --local`, a bare Ray task that
-imports torch, vistune. CPU is that of the command and all
-processes that it has started by then, Ray's daemons included. vistune's are studies of the tiny
-network on digits, in a new storage, with a warm cache of data.
+The contenders take turns: a Python process that imports torch, `vistune --local`, a bare Ray task
+that imports torch, and vistune. CPU is that of the command and of all processes that it has started
+by then, Ray's daemons included. vistune runs studies of the tiny network on digits, in a new
+storage, with a warm cache of data.
 """
 
 import argparse
@@ -60,7 +60,7 @@ CONTENDERS = {
     "vistune": STUDY,
 }
 ON_REQUEST = {"vistune --workers 2": (*STUDY, "--workers", "2")}
-"""Contenders that `--only` may name too."""
+"""Further contenders that `--only` accepts."""
 ALL = CONTENDERS | ON_REQUEST
 BARE = {"vistune --local": "Python with torch", "vistune": "a bare Ray task with torch"}
 
@@ -80,7 +80,7 @@ class Start:
 
 
 def measure(words: tuple[str, ...], cache: Path) -> Start:
-    """Start a command, and end it after its first step."""
+    """Start a command and end it after its first step."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="start-", ignore_cleanup_errors=True) as folder:
         stamps = Path(folder) / "stamps"
@@ -130,7 +130,7 @@ def _first_step(stamps: Path, process: "subprocess.Popen[bytes]", began: float) 
 
 
 def spans(start: Start) -> list[tuple[str, str, float, float, float]]:
-    """Every stamped span: process, name, its begin and end in s after Enter, its CPU seconds."""
+    """Return every stamped span: process, name, begin and end in s after Enter, CPU seconds."""
     names: dict[object, str] = {}
     open_ones: dict[tuple[object, object], tuple[float, float]] = {}
     found = []

@@ -1,11 +1,13 @@
-"""Image stores against an earlier commit, in turns on one machine: near-duplicates, building,
-opening. And what only this tree can do: 20,000 alike frames, rows of a store that is not in memory.
+"""Image stores against an earlier commit, in turns on one machine.
+
+Compared are near-duplicates, building and opening. Two further measurements are possible in this
+tree only: 20,000 similar frames, and rows of a store that is not in memory.
 
     python benchmarks/stores.py                        # against 5d3a9ec
     python benchmarks/stores.py --against COMMIT --runs 5 --only unlike build
 
-A ratio is this tree's time over the earlier one's, on the clock and of the processors; below 1 this
-tree is faster. On a machine that others use too, trust the latter.
+A ratio is this tree's time over the earlier one's, in wall time and in CPU time; below 1, this tree
+is faster. On a machine that others use too, trust the CPU time.
 """
 
 import argparse
@@ -91,7 +93,7 @@ cpu = time.process_time() - begun_cpu
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "groups": groups}))
 '''
-"""Runs in either tree."""
+"""A script that runs in either tree."""
 
 PHOTOGRAPHS = 1500
 COLD_READER = """
@@ -129,7 +131,7 @@ def measure(tree: Path, task: str, folder: Path) -> dict[str, float]:
 
 
 def compare(before: Path, task: str, folder: Path, runs: int) -> None:
-    """Both trees in turns, and the ratio of their seconds."""
+    """Run both trees in turns and print the ratio of their times."""
     ours = []
     theirs = []
     for run in range(runs):
@@ -159,7 +161,7 @@ def alone(task: str, folder: Path) -> None:
 
 
 def write_photographs(folder: Path) -> None:
-    """Smooth JPEG pictures of 320 x 240 in ten classes."""
+    """Write smooth JPEG pictures of 320 x 240 in ten classes."""
     import numpy as np
     from PIL import Image
 
@@ -172,7 +174,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_store(folder: Path, count: int) -> None:
-    """A store of many images, as `store.py` lays it out."""
+    """Write a store of many images, in the layout of `store.py`."""
     import numpy as np
 
     cache = folder / "many"
@@ -181,7 +183,7 @@ def write_store(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     np.save(store / "images.npy", np.zeros((count, 3, 8, 8), np.uint8))
     np.save(store / "labels.npy", np.zeros(count, np.int64))
-    np.save(store / "groups.npy", np.arange(count))  # where earlier commits have them
+    np.save(store / "groups.npy", np.arange(count))  # where earlier commits look for them
     meta = {"version": 1, "count": count, "size": 8, "skipped": [], "extra": {}, "masks": False}
     (store / "meta.json").write_text(json.dumps(meta))
     digests = rng.integers(0, 256, (count, 32), dtype=np.uint8)
@@ -190,7 +192,7 @@ def write_store(folder: Path, count: int) -> None:
 
 
 def read_cold(folder: Path, runs: int) -> None:
-    """Batches of 64 random rows of 224 px from a file that is not in memory."""
+    """Read batches of 64 random rows of 224 px from a file that is not in memory."""
     import numpy as np
 
     path = folder / "cold.npy"

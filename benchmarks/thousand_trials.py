@@ -1,16 +1,16 @@
 """Driver time per trial over a study of 1,000 instant trials, in blocks of 100: at most 25 ms, flat
-in N, memory bounded.
+in N, with bounded memory.
 
     python benchmarks/thousand_trials.py               # through Ray Tune, two trials at a time
     python benchmarks/thousand_trials.py --local  # without Ray, against Optuna alone
 
-Fifteen parameters, as many as `ssl` asks for at most, TPE, pruning at the first of two reports;
-the trainable does nothing, so that what is left is the price of searching and recording. "study" is
-the time within the study's calls (what to run next, started, reported, ended: sampler, pruner,
-event log and Optuna's journal with their waits for the disk); "driver" is the CPU time of the whole
-driver process, Tune's controller and Ray's threads included. With --local the peer takes a turn
-after every trial: the same space asked and told through Optuna's own journal backend, TPE and
-pruner, which records less (no event log).
+The search has fifteen parameters, as many as `ssl` asks for at most, TPE, and pruning at the first
+of two reports. The trainable does nothing, so the time is the price of searching and recording.
+"study" is the time within the study's calls (what to run next, started, reported, ended: sampler,
+pruner, event log and Optuna's journal, including waits for the disk). "driver" is the CPU time of
+the whole driver process, including Tune's controller and Ray's threads. With --local the peer takes
+a turn after every trial: the same space asked and told through Optuna's own journal backend, TPE
+and pruner, which records less (no event log).
 """
 
 import argparse
@@ -64,7 +64,7 @@ def score(lr: float, tau0: float) -> float:
 
 
 class Instant(Trainable):
-    """One parameter, no data."""
+    """A trainable with one parameter and no data."""
 
     def __init__(self, config: BYOLConfig, data: Split):
         super().__init__()
@@ -121,8 +121,9 @@ DEFAULT = {
 
 
 def space(trial: Suggest, preset: str) -> None:
-    """No parameter under a condition: which branches a search takes is luck, and each parameter of
-    a branch costs the sampler another model. So trials of two commits cost alike."""
+    """Ask for all parameters unconditionally. The branches that a search takes are luck, and each
+    parameter of a branch costs the sampler another model; so trials of two commits cost the
+    same."""
     trial.suggest_categorical("optim.name", ["adamw", "lars", "sgd"])
     trial.suggest_float("optim.lr", 1e-3, 1.0, log=True)
     trial.suggest_float("optim.weight_decay", 1e-7, 1e-1, log=True)
@@ -150,7 +151,7 @@ EXPERIMENT = Experiment(
 
 
 class Peer:
-    """Optuna as it comes: one trial of the same space at a call, with a report and an end."""
+    """Optuna as it comes: each call runs one trial of the same space, with a report and an end."""
 
     def __init__(self, folder: Path):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -173,8 +174,8 @@ class Peer:
 
 
 class Meter:
-    """Wall and CPU time within the study's calls, and of the whole process, at every `block`-th end
-    of a trial."""
+    """Measures wall and CPU time within the study's calls and of the whole process, at every
+    `block`-th end of a trial."""
 
     def __init__(self, study: Study, block: int, peer: Peer | None):
         self.study, self.block, self.peer = study, block, peer
@@ -294,7 +295,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = Path(__file__).resolve().parents[1]
-    # a real disk: /tmp may be memory, where fsync is free
+    # a real disk: /tmp may be in memory, where fsync is free
     with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:
         study = open_study(Path(folder), options.trials, options.epochs)
         meter = Meter(study, options.block, Peer(Path(folder)) if options.local else None)

@@ -1,13 +1,16 @@
-"""Is the time left told truly? Recorded event logs are replayed as a run would have seen them, and
-what it would have said is compared with what came.
+"""Accuracy of the displayed time left, on recorded event logs.
+
+The logs are replayed as a run would have seen them, and its answers are compared with the times
+that the run really took.
 
     python benchmarks/time_left.py
     python benchmarks/time_left.py --record NAME STORAGE [GROUP]   # condense the logs of a run
 
-A log is replayed by its own clock, from the start of the first trial: until then imports, data and
-Ray take what they take. At every tenth of the run stand the time that it would have told and the
-time that it still took. The error of the end is a part of the whole run; beside it stands the same
-error as a part of what was left. The claim: the first is within 25 % from the second tenth on.
+A log is replayed by its own clock, from the start of the first trial; before that, the time for
+imports, data and Ray cannot be known. At every tenth of the run the table shows the time left that
+the run would have displayed and the true time left. The error of the end is relative to the whole
+run; beside it is the same error relative to the time left. The claim: the first error is within 25
+% from the second tenth on.
 """
 
 import argparse
@@ -30,9 +33,9 @@ from tune.study.rules import FIRST, RepeatRule
 DATA = Path(__file__).parent / "data" / "event_logs"
 BOUND = 0.25
 FROM = 2
-"""Tenth of the run from which on the claim holds."""
+"""First tenth of the run for which the claim must hold."""
 _KILLED_MS = 60_000
-"""Silence before a second attempt from which on nothing was running."""
+"""Shortest silence before a second attempt that counts as a pause, in which nothing ran."""
 _KEPT = ("t", "event", "trial", "repeat", "epoch", "attempt", "resumed_epoch", "state", "value")
 _METRICS = ("baseline/", "test/")
 _EVENTS = ("study", "start", "report", "end", "summary", "finish")
@@ -61,14 +64,14 @@ class Told:
 
     @property
     def error(self) -> float:
-        """Error of the end, as a part of the whole run."""
+        """Error of the end, relative to the whole run."""
         if self.left is None:
             return float("inf")
         return (self.left - self.true) / self.whole
 
     @property
     def error_of_rest(self) -> float:
-        """Error of the time left, as a part of it."""
+        """Error of the time left, relative to the time left."""
         if self.left is None:
             return float("inf")
         return self.left / self.true - 1
@@ -128,7 +131,7 @@ def _condensed_event(event: Event) -> Event:
 
 
 def read(path: Path) -> list[Log]:
-    """The studies of one run."""
+    """Return the studies of one run."""
     logs = []
     for line in lzma.decompress(path.read_bytes()).decode().splitlines():
         about = json.loads(line)
@@ -150,7 +153,7 @@ def read(path: Path) -> list[Log]:
 
 @dataclass
 class Replay:
-    """One process that runs studies of a group one after another, and sees the others."""
+    """One process that runs the studies of a group one after another and sees all of them."""
 
     logs: list[Log]
     states: dict[str, LogState] = field(default_factory=dict)
@@ -168,7 +171,7 @@ class Replay:
         self.forecasts[log.name] = Forecast(self.states[log.name], log.amount)
 
     def apply(self, log: Log, event: Event) -> None:
-        """The event happens."""
+        """Apply an event at its time."""
         now = event["t"] / 1000
         begins = event["event"] == "study" or event.get("attempt", 1) > 1
         if self.own is None and begins and not self.states[log.name].finished:
@@ -179,13 +182,13 @@ class Replay:
         if event["event"] != "finish":
             return
         if event["state"] == "INTERRUPTED":
-            self._open(log)  # whoever resumes has seen nothing run
+            self._open(log)  # the process that resumes has seen nothing run
         elif self.own == log.name:
             self.agenda.end(now)
             self.own = None
 
     def left(self, now: float) -> float | None:
-        """Seconds that the process says are left."""
+        """Return the seconds that the process would display as left."""
         if self.own is None:
             return self.agenda.left(None, now)
         left = self.forecasts[self.own].seconds_left(now)
@@ -205,12 +208,12 @@ class Replay:
 
 
 def _experiment(kind: str) -> str:
-    """The experiment of a study: a source of backbones is one of its own, settings are of one."""
+    """Return the experiment of a study. A source of backbones is its own; settings share one."""
     return kind if kind in EXPERIMENTS else "settings"
 
 
 def replay(logs: list[Log]) -> Iterator[Told]:
-    """The answers of the run at each tenth of it. Pauses between two starts do not count."""
+    """Yield the answers of the run at each tenth of it. Pauses between two starts do not count."""
     merged = sorted(
         ((event["t"], place, event) for place, log in enumerate(logs) for event in log.events),
         key=lambda one: one[:2],
@@ -236,13 +239,13 @@ def replay(logs: list[Log]) -> Iterator[Told]:
 
 
 def _last_finish(merged: list[tuple[int, int, Event]]) -> int:
-    """The place of the last end of a study: what is drawn or sent afterwards is no part of it."""
+    """Return the index of the last end of a study. Drawing and sending after it do not count."""
     places = [place for place, (_, _, event) in enumerate(merged) if event["event"] == "finish"]
     return places[-1] if places else len(merged) - 1
 
 
 def _pauses(merged: list[tuple[int, int, Event]]) -> dict[int, int]:
-    """Moment at which a run that was interrupted or killed was resumed -> ms since its end."""
+    """Return {moment at which an interrupted or killed run was resumed: ms since its end}."""
     found = {}
     for (ended, _, last), (resumed, _, first) in itertools.pairwise(merged):
         interrupted = last["event"] == "finish" and last["state"] == "INTERRUPTED"
@@ -253,7 +256,7 @@ def _pauses(merged: list[tuple[int, int, Event]]) -> dict[int, int]:
 
 
 def report(name: str, told: list[Told]) -> bool:
-    """Print the table of a run; True where the claim holds."""
+    """Print the table of a run; return True if the claim holds."""
     print(f"\n{name}: {told[0].whole:.0f} s")
     print("tenth     said left     truth   error of the end   of what is left")
     holds = True

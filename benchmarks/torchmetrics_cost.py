@@ -2,9 +2,9 @@
 
     python benchmarks/torchmetrics_cost.py
 
-Both compute the same numbers, which is checked. They take turns in one process; counted is its CPU
-time, and a line shows the median over the turns, in milliseconds. The cost of the import comes
-first: torch and torchvision, which a trial has anyway, are imported before.
+Both must compute the same numbers, which is checked. They take turns in one process. Times are its
+CPU times, and a line shows the median over the turns, in milliseconds. The cost of the import comes
+first; torch and torchvision, which a trial has anyway, are imported before it is measured.
 """
 
 import statistics
@@ -36,7 +36,7 @@ TURNS = 15
 
 
 def bincount_matrix(predictions: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """(C, C + 1) int64 in four lines of torch."""
+    """Return the (C, C + 1) int64 confusion matrix in four lines of torch."""
     truth = masks.long()
     truth = torch.where(truth == IGNORE, classes, truth)
     cell = predictions.long() * (classes + 1) + truth

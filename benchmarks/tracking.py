@@ -3,10 +3,10 @@
     python benchmarks/tracking.py            # 200 reports of 12 metrics each
     python benchmarks/tracking.py --reports 50
 
-Both record the same reports in the same SQLite store on the same disk, and take turns report by
-report, so that other load on the machine falls on both alike. Counted is the wall time for which
-the driver's loop is held up by one report. The replay into MLflow is off in those turns, or it
-would slow the callback down; then it catches up while vistune appends as many reports again.
+Both record the same reports in the same SQLite store on the same disk. They take turns report by
+report, so other load on the machine affects both equally. Measured is the wall time for which one
+report holds up the driver's loop. The replay into MLflow is off in those turns, because it would
+slow the callback down. Then it catches up while vistune appends as many reports again.
 """
 
 import argparse
@@ -31,14 +31,15 @@ METRICS += ["time/images_per_s", "time/eval_s", "memory/peak_mb", "train/grad_no
 
 
 class RayTrial:
-    """What the callback reads of a `ray.tune` trial."""
+    """The attributes of a `ray.tune` trial that the callback reads."""
 
     def __init__(self, config: dict[str, float]):
         self.config = config
 
 
 def measure(reports: int, folder: Path) -> tuple[list[float], list[float], list[float]]:
-    """Seconds per report: vistune's, vistune's while its thread replays into MLflow, Ray's."""
+    """Return seconds per report: vistune's, vistune's while its thread replays into MLflow,
+    Ray's."""
     from mlflow import MlflowClient
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
@@ -85,7 +86,7 @@ def measure(reports: int, folder: Path) -> tuple[list[float], list[float], list[
     if not tracker.close(60):
         raise SystemExit(f"MLflow did not get every report: {tracker.problem}")
     client = MlflowClient(uri)
-    # without this the comparison would mean nothing
+    # without this check the comparison would mean nothing
     for experiment, wanted in {"peer": reports, "ssl": 2 * reports}.items():
         runs = client.search_runs(
             [client.get_experiment_by_name(experiment).experiment_id], "params.`optim.lr` = '0.1'"
@@ -107,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     here = Path(__file__).resolve().parents[1]
-    # a real disk: /tmp may be memory, where fsync is free
+    # a real disk: /tmp may be in memory, where fsync is free
     with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:
         ours, meanwhile, peer = measure(options.reports, Path(folder))
     rows = {

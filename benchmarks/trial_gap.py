@@ -4,9 +4,9 @@ a nested TorchTrainer.
     python benchmarks/trial_gap.py                    # 40, 6 and 3 trials, one at a time
     python benchmarks/trial_gap.py --nested 5
 
-All three train the same trivial model on one CPU, report every step and note the time of every step
-(vistune's pruner stops some of its trials early, as it does). Each runs in a process of its own,
-one after the other, with Ray as its users would start it: vistune through
+All three train the same trivial model on one CPU, report every step and record the time of every
+step (vistune's pruner stops some of its trials early, as usual). Each runs in its own process, one
+after the other, with Ray started as its users would start it: vistune through
 `tune.execution.ray_tune`, the others with Tune's default settings. The nested one is the pattern
 that Ray documents for distributed trials: a Tune function that calls `TorchTrainer(...).fit()` with
 `TuneReportCallback`. The start of Ray is not counted.
@@ -30,18 +30,18 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
-EPOCHS = 3  # reports of a trial; a step each
-CLAIM = 50  # times shorter than the nested pattern
+EPOCHS = 3  # reports of a trial, one step each
+CLAIM = 50  # times shorter than with the nested pattern
 
 
 def stamp(trial: str) -> None:
-    """One line per training step, from whatever process trains."""
+    """Append one line per training step, from whichever process trains."""
     with Path(os.environ["VISTUNE_BENCH_STAMPS"]).open("a") as file:
         file.write(json.dumps([trial, time.time()]) + "\n")
 
 
 def train(report: Callable[[dict[str, float]], None]) -> None:
-    """What the peers run: the same steps as vistune's trial."""
+    """Train as the peers do: with the same steps as vistune's trial."""
     import torch
 
     trial, weight = uuid.uuid4().hex, torch.nn.Parameter(torch.zeros(1))
@@ -76,7 +76,7 @@ def run_vistune(trials: int, folder: Path) -> None:
         thousand_trials.EXPERIMENT, model=lambda: (Stamped, thousand_trials.BYOLConfig)
     )
     study = thousand_trials.open_study(folder, trials, EPOCHS)
-    study.pins = {"train.batch_size": 64}  # a step an epoch
+    study.pins = {"train.batch_size": 64}  # one step an epoch
     search(study, experiment, concurrent=1, gpus_per_worker=None)
 
 
@@ -137,7 +137,7 @@ CONTENDERS = {
 
 
 def gaps(contender: str, trials: int) -> list[float]:
-    """Seconds between the last step of a trial and the first of the next."""
+    """Return the seconds between the last step of a trial and the first step of the next."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=REPO) as folder:
         stamps = Path(folder) / "stamps"
         stamps.touch()

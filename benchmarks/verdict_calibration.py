@@ -1,4 +1,4 @@
-"""How often do the rules that decide decide wrongly? Comparisons of equals, and of settings that
+"""Error rates of the rules that decide, in comparisons of equal settings and of settings that
 differ by a known amount, on recorded trainings.
 
     python benchmarks/verdict_calibration.py --quick  # two minutes; exit code 1 if a rule fails
@@ -6,11 +6,11 @@ differ by a known amount, on recorded trainings.
 
 A table compares five settings by the four questions of A to E. It is false if it decides any
 question whose true answer is that there is no difference, or decides it the wrong way. A question
-about one search is whether its best trial beats the default. `verdict_rules.py` has the rules:
-those marked * decide on the product's pages, and must be false in at most one of twenty. Shares of
-pairs of tables that decide some question in opposite ways are in the last column.
+about one search is whether its best trial beats the default. `verdict_rules.py` has the rules.
+Those marked * decide on the product's pages, and must be false in at most one of twenty. The last
+column shows the share of pairs of tables that decide some question in opposite ways.
 
-Trainings are draws from those that `record_seeds.py` recorded; searches are random draws of
+Trainings are draws from those that `record_seeds.py` recorded. Searches are random draws of
 configurations, whose first trial is the default, or, where a case says so, the product's own study
 with its sampler and pruner.
 """
@@ -44,25 +44,27 @@ from benchmarks.verdict_simulation import (
 from tune.reports.statistics import significance
 
 SEED_SD = 0.02
-"""Noise between seeds for which power is stated."""
+"""Standard deviation between seeds for which power is stated."""
 SHIFTS = (0.02, 0.05, 0.1)
 DESIGNS = (Design(5, 4, 1), Design(5, 12, 3), Design(8, 8, 1))
 DEFAULT = DESIGNS[0]
 LOOKS = tuple((5 + 3 * look, significance(look + 1)) for look in range(3))
-"""(replicates, alpha) of a comparison that is extended while a question is undecided."""
+"""(replicates, alpha) of each look of a comparison that is extended while a question is
+undecided."""
 REPEATS = 6
 TRIALS = 12
 MANY, HIGHEST_BOUND = 10_000, 0.06
-"""Tables of a case from which on its upper bound must not be higher."""
+"""Number of tables of a case from which its upper bound is checked, and the highest bound
+allowed."""
 CHECKED = 50
-"""Tables of a case that the product's own functions decide too."""
+"""Number of tables of a case that the product's own functions decide too."""
 
 SettingRule = Callable[[Scores], np.ndarray]
 VERSION_1 = "version 1: one search each"
 
 
 def with_looks(rule: rules.SettingRule, naive: bool = False) -> SettingRule:
-    """Extend while a question is undecided."""
+    """Return a rule that extends the comparison while a question is undecided."""
 
     def extended(scores: Scores) -> np.ndarray:
         looks = [
@@ -87,7 +89,7 @@ SETTING_RULES: dict[str, SettingRule] = {
     "pooled if Brown-Forsythe p > .1": first_look(rules.pooled_if_alike(rules.brown_forsythe, 0.1)),
     "sign flips": first_look(rules.sign_flips),
 }
-"""All at the level of a first look, but for one."""
+"""All use the level of a first look, except for one."""
 CONFIGURATION_RULES: dict[str, SettingRule] = {
     "* 6 seeds each (Welch)": first_look(rules.welch_replicates),
     "the same at .05": lambda scores: rules.welch_replicates(scores, rules.ALPHA),
@@ -96,7 +98,7 @@ CONFIGURATION_RULES: dict[str, SettingRule] = {
     ),
     "pooled spread": first_look(rules.pooled_replicates),
 }
-"""For a table of one search each: is the configuration of one setting better than that of
+"""Rules for a table of one search each: is the configuration of one setting better than that of
 another?"""
 LOOK_RULES: dict[str, SettingRule] = {
     "* paired, spent alpha": with_looks(rules.paired_replicates),
@@ -106,7 +108,7 @@ LOOK_RULES: dict[str, SettingRule] = {
 
 
 def search_with_looks(search: OneSearch) -> np.ndarray:
-    """Six repeats, then 12, then 24, with spent alpha."""
+    """Decide with six repeats, then 12, then 24, with spent alpha."""
     return rules.first_decision(
         [
             rules.paired_runs(search, REPEATS * 2**look, significance(look + 1))
@@ -142,7 +144,7 @@ class Row:
     right: int
     """Tables that find the true difference."""
     opposite: int
-    """Pairs of tables, each with the next, that decide some question in opposite ways."""
+    """Pairs of consecutive tables that decide some question in opposite ways."""
     shift: float = 0.0
 
     @property
@@ -151,7 +153,7 @@ class Row:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Clopper-Pearson, 95 %, of the share of false tables; each bound by itself."""
+        """Clopper-Pearson bounds of the share of false tables, 95 % for each bound by itself."""
         k, n = self.false, self.tables
         low = float(stats.beta.ppf(0.05, k, n - k + 1)) if k else 0.0
         high = float(stats.beta.ppf(0.95, k + 1, n - k)) if k < n else 1.0
@@ -159,8 +161,8 @@ class Row:
 
     @property
     def fails(self) -> bool:
-        """More than .05 by more than the error of the simulation (at one in a thousand), or, where
-        many tables make the bound tight, an upper bound above .06."""
+        """True if the share of false tables exceeds .05 by more than the error of the simulation
+        (at one in a thousand), or if the bound is tight because of many tables and is above .06."""
         k, n = self.false, self.tables
         beyond_chance = float(stats.binom.sf(k - 1, n, rules.ALPHA)) < 0.001
         beyond_bound = n >= MANY and self.bounds[1] > HIGHEST_BOUND
@@ -175,7 +177,7 @@ class Row:
         )
 
     def record(self) -> dict[str, Any]:
-        """For the file of results."""
+        """Return the row for the file of results."""
         low, high = self.bounds
         return asdict(self) | {
             "used": self.used,
@@ -187,7 +189,7 @@ class Row:
 
 
 def judge(signs: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """(false, right, opposite) of decisions (tables, questions), given the true signs."""
+    """Return (false, right, opposite) of decisions (tables, questions), given the true signs."""
     false = ((signs != 0) & (signs != truth)).any(1)
     first = np.flatnonzero(truth)[:1]
     right = (signs[:, first] == truth[first]).any(1)
@@ -205,8 +207,8 @@ def all_equal(side: Side) -> dict[str, Side]:
 
 
 def unlike(side: Side, rng: np.random.Generator, design: Design) -> dict[str, Side]:
-    """Settings with spaces of their own, whose searches reach the same on average: only Adam, only
-    SGD, both."""
+    """Return settings with different spaces whose searches are equally good on average: only Adam,
+    only SGD, both."""
     adam = [row for row, c in enumerate(side.configurations) if c["optim.name"] == "adam"]
     sgd = [row for row, c in enumerate(side.configurations) if c["optim.name"] == "sgd"]
     parts = [side, side.part(side.name, np.array(adam)), side.part(side.name, np.array(sgd))]
@@ -218,14 +220,14 @@ def unlike(side: Side, rng: np.random.Generator, design: Design) -> dict[str, Si
 
 
 def one_noisier(side: Side) -> dict[str, Side]:
-    """Equal settings, of which one is trained with three times the noise."""
+    """Return equal settings, one of which is trained with three times the noise."""
     return all_equal(side) | {"C": side.noisier(3.0)}
 
 
 def null_worlds(
     side: Side, rng: np.random.Generator, design: Design
 ) -> Iterator[tuple[str, World]]:
-    """Cases in which no setting is better."""
+    """Yield cases in which no setting is better."""
     equal, other = all_equal(side), unlike(side, rng, design)
     yield "equal", World(equal)
     yield "equal, shared draws", World(equal, shared=True)
@@ -245,7 +247,8 @@ def decide(
     design: Design,
     which: Mapping[str, SettingRule],
 ) -> dict[str, np.ndarray]:
-    """Rule -> signs (tables, questions). Some tables are compared with the product's functions."""
+    """Return {rule: signs (tables, questions)}. Some tables are compared with the product's
+    functions."""
     scores = tables(world, rng, count, design)
     rules.agrees_with_product(scores, min(count, CHECKED))
     return {name: rule(scores) for name, rule in which.items()}
@@ -254,7 +257,7 @@ def decide(
 def setting_rows(
     side: Side, rng: np.random.Generator, count: int, designs: tuple[Design, ...]
 ) -> Iterator[Row]:
-    """All rows about tables of settings."""
+    """Yield all rows about tables of settings."""
     zero = np.zeros(len(QUESTIONS), dtype=int)
 
     def rows(
@@ -303,7 +306,7 @@ OWN = "like spaces, own draws"
 def better_worlds(
     side: Side, rng: np.random.Generator, design: Design, shift: float
 ) -> Iterator[tuple[str, World]]:
-    """Cases in which setting C is better."""
+    """Yield cases in which setting C is better."""
     like, other = all_equal(side), unlike(side, rng, design)
     for spaces, sides in (("like", like), ("unlike", other)):
         for draws in ("own", "shared"):
@@ -312,14 +315,14 @@ def better_worlds(
 
 
 def version_1(world: World, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """The rule of earlier studies, on searches of the usual size."""
+    """Apply the rule of earlier studies to searches of the usual size."""
     found = finalists(world, rng, count, TRIALS, seeds=3)
     return {VERSION_1: rules.one_search_each(found)}
 
 
 def configuration_rows(side: Side, rng: np.random.Generator, count: int) -> Iterator[Row]:
-    """All rows about the chosen configurations of one search of each setting, where all
-    configurations are equally good."""
+    """Yield all rows about the chosen configurations of one search of each setting, with all
+    configurations equally good."""
     design = Design(1, TRIALS, REPEATS)
     flat = side.level()
     equal = all_equal(flat)
@@ -340,7 +343,7 @@ def configuration_rows(side: Side, rng: np.random.Generator, count: int) -> Iter
 
 
 def search_worlds(side: Side) -> Iterator[tuple[str, World]]:
-    """Cases in which no configuration is better than the default."""
+    """Yield cases in which no configuration is better than the default."""
     flat = side.level()
     yield "equal", World({"A": flat})
     yield "a seed for every trial", World({"A": flat}, seeds="each")
@@ -358,14 +361,15 @@ def noisy_default(side: Side) -> Side:
 
 
 def better_than_default(side: Side, by: float) -> Side:
-    """Every other configuration is better by the same amount."""
+    """Return the setting with every other configuration better than the default by the same
+    amount."""
     test = side.test + by
     test[side.default] -= by
     return replace(side, test=test)
 
 
 def search_rows(side: Side, rng: np.random.Generator, count: int) -> Iterator[Row]:
-    """All rows about one search."""
+    """Yield all rows about one search."""
 
     def rows(case: str, world: World, truth: int, shift: float = 0.0) -> Iterator[Row]:
         searches = one_searches(world, rng, count, TRIALS, REPEATS * 2 ** (len(LOOKS) - 1))
@@ -388,7 +392,7 @@ def search_rows(side: Side, rng: np.random.Generator, count: int) -> Iterator[Ro
 def product_rows(
     side: Side, rng: np.random.Generator, count: int, searches: int, designs: tuple[Design, ...]
 ) -> Iterator[Row]:
-    """Null cases whose searches are run by the product's study, sampler and pruner."""
+    """Yield null cases whose searches are run by the product's study, sampler and pruner."""
     for design in designs:
         bank, _ = run_searches(side, rng, searches, design.trials, "one")
         world = World(all_equal(side), bank=dict.fromkeys(SETTINGS, bank))
@@ -427,7 +431,7 @@ def main() -> None:
 def every_row(
     side: Side, rng: np.random.Generator, count: int, searches: int, designs: tuple[Design, ...]
 ) -> Iterator[Row]:
-    """All rows of a task, printed as they come."""
+    """Yield all rows of a task and print them as they come."""
     for rows in (
         setting_rows(side, rng, count, designs),
         configuration_rows(side, rng, count),
@@ -441,7 +445,7 @@ def every_row(
 
 
 def conclude(rows: list[Row], seconds: float) -> int:
-    """Print the worst share of every rule; 1 if one that a page uses fails."""
+    """Print the worst share of every rule. Return 1 if a rule that a page uses fails."""
     print(f"\nshare of false decisions, the worst case of every rule ({seconds:.0f} s):")
     for claim, rule in dict.fromkeys((row.claim, row.rule) for row in rows):
         null = [r for r in rows if (r.claim, r.rule) == (claim, rule) and not r.shift]

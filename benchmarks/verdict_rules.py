@@ -2,8 +2,8 @@
 compare them with.
 
 A rule about settings reads replicates, a rule about one search reads its repeats. Each returns a
-sign for every question: 1 where the first side is called better, -1 where the second is, 0 where
-nothing is decided. `agrees_with_product` compares the product's rules, table by table, with
+sign for every question: 1 if the first side is called better, -1 if the second is, 0 if nothing is
+decided. `agrees_with_product` compares the product's rules, table by table, with
 `tune.reports.statistics`.
 
 Shapes: T tables, Q questions, R replicates, S seeds, L configurations.
@@ -23,7 +23,7 @@ from tune.reports.verdict import difference
 
 ALPHA = 0.05
 LOWEST_P, HIGHEST_P, HALVINGS = 1e-8, 0.2, 24
-"""P-values that are searched for, exact to one in a million; a higher one counts as 1."""
+"""Range in which p-values are searched, exact to one in a million. A higher one counts as 1."""
 FIVE = A_TO_E.without(A_TO_E.controls)
 QUESTIONS = tuple(sides(name) for name in FIVE.questions)
 """(first, second) setting of the four questions of A to E."""
@@ -32,7 +32,7 @@ SETTINGS = tuple(FIVE.settings)
 
 @dataclass(frozen=True)
 class Scores:
-    """What tables of settings know."""
+    """Scores of the settings in many tables."""
 
     replicates: Mapping[str, np.ndarray]
     """Setting -> (T, R) test accuracy, NaN where it is missing."""
@@ -40,29 +40,29 @@ class Scores:
     """Question -> (T,) variance that its difference owes to the sample of test images."""
 
     def first(self, count: int) -> "Scores":
-        """The first replicates alone."""
+        """Return the first replicates only."""
         some = {name: values[:, :count] for name, values in self.replicates.items()}
         return Scores(some, self.sampling)
 
     def sampling_of(self, question: tuple[str, str]) -> np.ndarray:
-        """The variance of one question, 0 where images are always the same."""
+        """Return the variance of one question, 0 if images are always the same."""
         tables = len(next(iter(self.replicates.values())))
         return self.sampling.get(question, np.zeros(tables))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Differences with their p-values; both have any one shape."""
+    """Differences with their p-values, both of the same shape."""
 
     mean: np.ndarray
     p: np.ndarray
 
     def signs(self, alpha: float) -> np.ndarray:
-        """Decisions. A mean of NaN that counts as certain decides for the first side."""
+        """Return decisions. A mean of NaN that counts as certain decides for the first side."""
         return np.where(self.p < alpha, np.where(self.mean < 0, -1, 1), 0)
 
     def corrected(self, alpha: float) -> np.ndarray:
-        """Decisions over all questions, (T, Q), by Holm's rule."""
+        """Return decisions over all questions, (T, Q), by Holm's rule."""
         order = self.p.argsort(1, kind="stable")
         questions = self.p.shape[1]
         scaled = np.take_along_axis(self.p, order, 1) * (questions - np.arange(questions))
@@ -72,7 +72,7 @@ class Estimate:
 
 
 def _student(mean: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> Estimate:
-    """By Student's t; nothing is known where there is no variance."""
+    """Estimate by Student's t; p is 1 where there is no variance."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = abs(mean) / np.sqrt(variance)
         p = 2 * special.stdtr(np.minimum(freedom, 1e9), -t)
@@ -83,8 +83,8 @@ def _student(mean: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> Est
 def _with_sampling(
     mean: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], sampling: np.ndarray
 ) -> Estimate:
-    """Seeds by Student's t, images by the normal distribution, as `statistics._interval`: the
-    half-widths add as squares (Zou & Donner 2008)."""
+    """Estimate seeds by Student's t and images by the normal distribution, as
+    `statistics._interval` does: the squares of the half-widths add up (Zou & Donner 2008)."""
     of_seeds = sum(variance for variance, _ in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = sum(variance**2 / freedom for variance, freedom in parts)
@@ -111,8 +111,8 @@ def _with_sampling(
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(number, mean, variance) of the finite values along the last axis; a variance of NaN where
-    there are fewer than two."""
+    """Return (number, mean, variance) of the finite values along the last axis. The variance is NaN
+    for fewer than two values."""
     finite = np.isfinite(values)
     count = finite.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -123,14 +123,14 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def paired(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estimate:
-    """Paired differences along the last axis."""
+    """Estimate from paired differences along the last axis."""
     count, mean, variance = _moments(first - second)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _with_sampling(mean, [(variance / count, count - 1)], sampling)
 
 
 def welch(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estimate:
-    """Not paired, with a variance for each side."""
+    """Estimate without pairing, with a variance for each side."""
     parts = []
     means = []
     for values in (first, second):
@@ -142,7 +142,8 @@ def welch(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estima
 
 
 def paired_or_welch(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estimate:
-    """Paired where no partner is missing, else not: `tune.reports.verdict.difference`."""
+    """Estimate with pairs if no partner is missing, otherwise without, as
+    `tune.reports.verdict.difference`."""
     whole = (np.isfinite(first) == np.isfinite(second)).all(-1)
     pairs, others = paired(first, second, sampling), welch(first, second, sampling)
     mean = np.where(whole, pairs.mean, others.mean)
@@ -163,17 +164,17 @@ def _every_question(scores: Scores, estimate: Callable[..., Estimate]) -> Estima
 
 
 def paired_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
-    """Version 2: the paired differences of the replicates that both settings have."""
+    """Version 2: decide by the paired differences of the replicates that both settings have."""
     return _every_question(scores, paired).corrected(alpha)
 
 
 def welch_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
-    """All replicates of both settings, not paired."""
+    """Decide by all replicates of both settings, without pairing."""
     return _every_question(scores, welch).corrected(alpha)
 
 
 def pooled_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
-    """One variance for all settings."""
+    """Decide with one variance for all settings."""
     count, mean, variance = _moments(np.stack([scores.replicates[name] for name in SETTINGS]))
     freedom = (count - 1).sum(0)
     pooled = (variance * (count - 1)).sum(0) / freedom
@@ -190,7 +191,7 @@ def pooled_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
 
 
 def bartlett(values: np.ndarray) -> np.ndarray:
-    """P-values of equal spreads (Bartlett 1937); values (settings, T, R)."""
+    """Return p-values of equal spreads (Bartlett 1937); values (settings, T, R)."""
     count, _, variance = _moments(values)
     freedom = count - 1
     total = freedom.sum(0)
@@ -203,7 +204,7 @@ def bartlett(values: np.ndarray) -> np.ndarray:
 
 
 def brown_forsythe(values: np.ndarray) -> np.ndarray:
-    """P-values of equal spreads, robust (Brown & Forsythe 1974); values (settings, T, R)."""
+    """Return robust p-values of equal spreads (Brown & Forsythe 1974); values (settings, T, R)."""
     distance = abs(values - np.nanmedian(values, axis=-1, keepdims=True))
     count, mean, variance = _moments(distance)
     total = count.sum(0)
@@ -215,7 +216,8 @@ def brown_forsythe(values: np.ndarray) -> np.ndarray:
 
 
 def pooled_if_alike(test: Callable[[np.ndarray], np.ndarray], above: float) -> SettingRule:
-    """Pool where a test finds no difference of spreads (p > `above`), else pair."""
+    """Return a rule that pools if a test finds no difference of spreads (p > `above`), and pairs
+    otherwise."""
 
     def rule(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
         values = np.stack([scores.replicates[name] for name in SETTINGS])
@@ -227,7 +229,7 @@ def pooled_if_alike(test: Callable[[np.ndarray], np.ndarray], above: float) -> S
 
 
 def sign_flips(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
-    """The exact test over all signs of the differences (Fisher 1935)."""
+    """Decide by the exact test over all signs of the differences (Fisher 1935)."""
     differences = [scores.replicates[a] - scores.replicates[b] for a, b in QUESTIONS]
     stacked = np.stack(differences, 1)
     mean = np.nan_to_num(_moments(stacked)[1])
@@ -235,7 +237,7 @@ def sign_flips(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
 
 
 def flip_p(differences: np.ndarray) -> np.ndarray:
-    """Two-sided p-values of mean 0 by all changes of signs, along the last axis; a missing
+    """Return two-sided p-values of mean 0 by all changes of signs, along the last axis. A missing
     difference counts as 0."""
     values = np.nan_to_num(differences)
     signs = np.array(list(itertools.product((-1, 1), repeat=values.shape[-1])))
@@ -244,12 +246,12 @@ def flip_p(differences: np.ndarray) -> np.ndarray:
     return p
 
 
-# -- version 1: one search a setting
+# -- version 1: one search per setting
 
 
 @dataclass(frozen=True)
 class Finalists:
-    """The leaders of T searches, repeated: (T, L, S)."""
+    """The repeated leaders of T searches: (T, L, S)."""
 
     validation: np.ndarray
     test: np.ndarray
@@ -257,7 +259,7 @@ class Finalists:
     exist: np.ndarray  # (T, L): a search may have fewer leaders
 
     def best(self, seeds: np.ndarray) -> np.ndarray:  # (T,)
-        """Position of the best mean of validation over some seeds, (T, S)."""
+        """Return the position of the best mean validation over some seeds, (T, S)."""
         means = np.where(seeds[:, None], self.validation, 0).sum(2)
         return np.where(self.exist, means, -np.inf).argmax(1)
 
@@ -269,8 +271,8 @@ def block_design(
     row: np.ndarray,  # (T,)
     other: np.ndarray,  # (T,)
 ) -> Estimate:
-    """Version 1: all rows estimate one noise, in a randomised block design (Montgomery, Design and
-    Analysis of Experiments, chapter 4). It took NaN for certainty."""
+    """Version 1: estimate one noise from all rows, in a randomised block design (Montgomery, Design
+    and Analysis of Experiments, chapter 4). It took NaN for certainty."""
     inside = exist[:, :, None] & seeds[:, None]
     values = np.where(inside, scores, 0)
     rows, columns = exist.sum(1), seeds.sum(1)
@@ -291,14 +293,14 @@ def block_design(
 
 
 def first_common(lost: np.ndarray, count: int) -> np.ndarray:  # (T, S)
-    """The first seeds under which no repeat is lost; `lost` is (T, L, S)."""
+    """Return the first seeds under which no repeat is lost; `lost` is (T, L, S)."""
     common = ~lost.any(1)
     return common & (common.cumsum(1) <= count)
 
 
 def one_search_each(finalists: Mapping[str, Finalists], seeds: int = 3) -> np.ndarray:
-    """Version 1: one search a setting, three leaders under three seeds that all settings share. A
-    lost repeat takes its seed from both settings."""
+    """Version 1: one search per setting, three leaders under three seeds that all settings share. A
+    lost repeat removes its seed from both settings."""
     found = []
     for a, b in QUESTIONS:
         first, second = finalists[a], finalists[b]
@@ -312,7 +314,7 @@ def one_search_each(finalists: Mapping[str, Finalists], seeds: int = 3) -> np.nd
     return every.corrected(ALPHA)
 
 
-# -- the best trial of one search, and the default
+# -- the best trial of one search and the default
 
 
 @dataclass(frozen=True)
@@ -321,14 +323,14 @@ class OneSearch:
 
     leaders: Finalists
     default: np.ndarray  # (T, S) test, NaN where lost
-    default_leads: np.ndarray  # (T, L): the leader that is the default
+    default_leads: np.ndarray  # (T, L): True for the leader that is the default
     challenger: np.ndarray  # (T, S) the best other trial
-    sampling: np.ndarray  # (T,) variance by test images of challenger minus default
+    sampling: np.ndarray  # (T,) variance of challenger minus default due to test images
 
 
 def version_1(search: OneSearch, seeds: int = 3) -> np.ndarray:
-    """Version 1: the best of the leaders by the same runs, against the default; all rows give the
-    noise."""
+    """Version 1: compare the best leader with the default, chosen by the same runs; all rows
+    estimate the noise."""
     leaders = search.leaders
     leads = search.default_leads.any(1)
     scores = np.concatenate([leaders.test, search.default[:, None]], 1)
@@ -341,12 +343,12 @@ def version_1(search: OneSearch, seeds: int = 3) -> np.ndarray:
 
 
 def version_1_extended(search: OneSearch) -> np.ndarray:
-    """Version 1 for who follows its advice: twice the repeats while nothing is decided."""
+    """Version 1 for users who follow its advice: twice the repeats while nothing is decided."""
     return first_decision([version_1(search, seeds) for seeds in (3, 6, 12)])
 
 
 def first_decision(looks: list[np.ndarray]) -> np.ndarray:
-    """The sign of the first look that decides."""
+    """Return the sign of the first look that decides."""
     signs = looks[0]
     for later in looks[1:]:
         signs = np.where(signs == 0, later, signs)
@@ -356,14 +358,14 @@ def first_decision(looks: list[np.ndarray]) -> np.ndarray:
 def paired_runs(
     search: OneSearch, seeds: int, alpha: float = ALPHA, images: bool = True
 ) -> np.ndarray:
-    """Version 2: fresh runs of the best trial and of the default under the same seeds."""
+    """Version 2: compare fresh runs of the best trial and of the default under the same seeds."""
     sampling = search.sampling * images
     found = paired_or_welch(search.challenger[:, :seeds], search.default[:, :seeds], sampling)
     return found.signs(alpha)
 
 
 def flipped_runs(search: OneSearch, seeds: int) -> np.ndarray:
-    """The exact test over all signs of the same differences."""
+    """Decide by the exact test over all signs of the same differences."""
     difference = search.challenger[:, :seeds] - search.default[:, :seeds]
     mean = np.nan_to_num(_moments(difference)[1])
     return Estimate(mean, flip_p(difference)).signs(ALPHA)
@@ -394,7 +396,7 @@ def agrees_with_product(scores: Scores, tables: int) -> None:
 def _product_p(
     ours: Callable[..., Estimate], scores: Scores, table: int, question: tuple[str, str]
 ) -> float:
-    """The p-value by the product's counterpart of an estimate."""
+    """Return the p-value of the product's counterpart of an estimate."""
     sides = [scores.replicates[name][table] for name in question]
     known = [
         {seed: value for seed, value in enumerate(side.tolist()) if np.isfinite(value)}

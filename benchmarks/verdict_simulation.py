@@ -1,5 +1,5 @@
-"""Simulated comparisons on recorded trainings: tables of settings, and one search's best against
-the default. `verdict_calibration.py` applies rules to them."""
+"""Simulated comparisons on recorded trainings: tables of settings, and one search's best trial
+against the default. `verdict_calibration.py` applies rules to them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ from benchmarks.recorded_seeds import Searches, Side, TrialSeeds, draw_searches
 from benchmarks.verdict_rules import QUESTIONS, Finalists, OneSearch, Scores
 
 LEADERS = 3
-"""Finalists of version 1."""
+"""Number of finalists in version 1."""
 _AT_ONCE = 1000  # tables whose test samples are drawn together; bounds memory
 
 
 @dataclass(frozen=True)
 class Design:
-    """R searches of n trials each, whose choice is trained anew under m fresh seeds.
+    """R searches of n trials each, whose choice is trained again under m fresh seeds.
 
-    The mean of those m is a replicate; of one search, the m runs themselves are the scores.
+    The mean of those m runs is a replicate. For a single search, the m runs themselves are the
+    scores.
     """
 
     searches: int
@@ -31,19 +32,19 @@ class Design:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What may happen to a run that estimates, by probability."""
+    """Probabilities of trouble in a run that estimates."""
 
     lost: float = 0.0
-    """It leaves no result."""
+    """The run leaves no result."""
     diverged: float = 0.0
-    """It ends at chance level."""
+    """The run ends at chance level."""
     nan: float = 0.0
-    """Its test metric is NaN."""
+    """The run's test metric is NaN."""
 
     def happen(
         self, rng: np.random.Generator, values: np.ndarray, chance: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Values after trouble, and which are lost."""
+        """Return the values after trouble, and which of them are lost."""
         values = np.where(rng.random(values.shape) < self.diverged, chance, values)
         values = np.where(rng.random(values.shape) < self.nan, np.nan, values)
         return values, rng.random(values.shape) < self.lost
@@ -51,27 +52,27 @@ class Trouble:
 
 @dataclass(frozen=True)
 class World:
-    """The settings of a table, by name, and the luck that they meet."""
+    """The settings of a table, by name, and the conditions of their runs."""
 
     sides: Mapping[str, Side]
     trouble: Trouble = Trouble()
     images: bool = False
-    """Every table has a test sample of its own, drawn from the recorded images."""
+    """True if every table has its own test sample, drawn from the recorded images."""
     seeds: TrialSeeds = "one"
     shared: bool = False
-    """Search r of all settings has the same draws and the same training seed, as in the product."""
+    """True if search r of all settings has the same draws and training seed, as in the product."""
     bank: Mapping[str, Searches] | None = None
-    """Searches by the product for every setting; None: random draws."""
+    """Searches by the product for every setting; None for random draws."""
 
     @property
     def any_side(self) -> Side:
-        """One of the settings: all have the same test images and seeds."""
+        """One of the settings, as all have the same test images and seeds."""
         return next(iter(self.sides.values()))
 
     def search(
         self, setting: str, rng: np.random.Generator, shape: tuple[int, ...], trials: int
     ) -> Searches:
-        """Searches of a setting."""
+        """Return searches of a setting."""
         if self.bank is not None:
             return self.bank[setting].pick(rng, shape)
         return draw_searches(self.sides[setting], rng, shape, trials, self.seeds)
@@ -79,17 +80,17 @@ class World:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of a setting under recorded seeds: any shape whose first axis is the table."""
+    """Runs of a setting under recorded seeds, of any shape whose first axis is the table."""
 
     side: Side
     rows: np.ndarray
     seeds: np.ndarray
 
     def test(self, weights: np.ndarray | None) -> np.ndarray:
-        """Test accuracy.
+        """Return the test accuracy.
 
         Args:
-            weights: (T, N) of the images of every table's test sample; None: the recorded one.
+            weights: (T, N) of the images in every table's test sample; None for the recorded one.
         """
         values: np.ndarray = self.side.test[self.rows, self.seeds]
         if weights is None:
@@ -102,7 +103,7 @@ class Runs:
         return values + moved.reshape(configurations, seeds, -1)[self.rows, recorded, table]
 
     def right(self) -> np.ndarray:  # (T, N)
-        """Share of the runs of a table that get an image right."""
+        """Return the share of a table's runs that classify an image right."""
         configurations, seeds, images = self.side.right.shape
         flat = (self.rows * seeds + self.side.origin[self.seeds]).reshape(len(self.rows), -1)
         table = np.repeat(np.arange(len(flat)), flat.shape[1])
@@ -113,13 +114,13 @@ class Runs:
 
 
 def in_parts(count: int) -> list[int]:
-    """Sizes of parts that are simulated together."""
+    """Return the sizes of parts that are simulated together."""
     whole, rest = divmod(count, _AT_ONCE)
     return [_AT_ONCE] * whole + [rest] * (rest > 0)
 
 
 def tables(world: World, rng: np.random.Generator, count: int, design: Design) -> Scores:
-    """Tables of replicates."""
+    """Simulate tables of replicates."""
     parts = [_tables(world, rng, size, design) for size in in_parts(count)]
     replicates = {n: np.concatenate([p.replicates[n] for p in parts]) for n in world.sides}
     sampling = {q: np.concatenate([p.sampling[q] for p in parts]) for q in parts[0].sampling}
@@ -149,13 +150,13 @@ def _tables(world: World, rng: np.random.Generator, count: int, design: Design) 
 
 
 def resample(rng: np.random.Generator, count: int, images: int) -> np.ndarray:
-    """Weights of bootstrap samples of images, (count, images); each sums to 1."""
+    """Return weights of bootstrap samples of images, (count, images); each sample sums to 1."""
     return rng.multinomial(images, np.full(images, 1 / images), size=count) / images
 
 
 def sampling_variance(differences: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Variance of the mean of differences image by image, (T, N), by the images of a sample: what a
-    bootstrap over images converges to."""
+    """Return the variance of the mean of per-image differences, (T, N), due to the sample of
+    images: the limit of a bootstrap over images."""
     mean = (weights * differences).sum(1, keepdims=True)
     spread: np.ndarray = (weights * (differences - mean) ** 2).sum(1)
     return spread / (differences.shape[1] - 1)
@@ -164,8 +165,8 @@ def sampling_variance(differences: np.ndarray, weights: np.ndarray) -> np.ndarra
 def finalists(
     world: World, rng: np.random.Generator, count: int, trials: int, seeds: int
 ) -> dict[str, Finalists]:
-    """Tables of version 1: one search a setting, its leaders repeated under seeds that all settings
-    share."""
+    """Simulate tables of version 1: one search per setting, its leaders repeated under seeds that
+    all settings share."""
     drawn = rng.integers(world.any_side.test.shape[1], size=(count, 1, seeds))
     weights = resample(rng, count, world.any_side.right.shape[2]) if world.images else None
     found = {}
@@ -193,8 +194,8 @@ def _repeated(
 
 
 def _leaders(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the best trials, best first, (T, 3), and whether they are leaders: apart from the
-    first, only those better than the default, trial 0, are."""
+    """Return the numbers of the best trials, best first, (T, 3), and whether they are leaders. The
+    first always is; the others only if better than trial 0, the default."""
     ranked = np.argsort(-shown, 1, kind="stable")[:, :LEADERS]
     values = np.take_along_axis(shown, ranked, 1)
     exist = values > shown[:, :1]
@@ -205,7 +206,7 @@ def _leaders(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def one_searches(
     world: World, rng: np.random.Generator, count: int, trials: int, seeds: int
 ) -> OneSearch:
-    """Searches of a world with one setting, and their repeats."""
+    """Simulate searches of a world with one setting, and their repeats."""
     (name, side), *_ = world.sides.items()
     searches = world.search(name, rng, (count,), trials)
     drawn = rng.integers(side.test.shape[1], size=(count, 1, seeds))
@@ -227,5 +228,5 @@ def one_searches(
         ]
         sampling = sampling_variance(right[0] - right[1], weights)
     best = Finalists(runs.validation[:, :-2], runs.test[:, :-2], runs.lost[:, :-2], exist)
-    # without trouble the default's repeats are those of the leader that it is
+    # without trouble the default's repeats equal those of the leader that is the default
     return OneSearch(best, usable[:, -1], exist & (leading == 0), usable[:, -2], sampling)

@@ -1,9 +1,9 @@
-"""Stamps of a start, in every process of a measured command (`benchmarks/start.py`): Python imports
-this file by its name before anything else.
+"""Stamps of a start, in every process of a measured command (`benchmarks/start.py`). Because of its
+name, Python imports this file before anything else.
 
-A stamp is a JSON line: process, name, seconds since the epoch, CPU seconds of the process, and
-whether it begins or ends what it names. The end of the first training step also has the CPU seconds
-of all processes of the command.
+A stamp is a JSON line: process, name, "begin" or "end", seconds since the epoch, and CPU seconds of
+the process. The end of the first training step also has the CPU seconds of all processes of the
+command.
 """
 
 import functools
@@ -46,7 +46,7 @@ _CALLS = {
     "trainables.data": ("load_dataset",),
     "trainables.engine.fit": ("build_optimizer", "train_step"),
 }
-"""Module -> what is stamped in it."""
+"""Module -> its functions that are stamped."""
 _LAST = "train_step"
 _seen: set[str] = set()
 
@@ -58,7 +58,7 @@ def stamp(name: str, kind: str, **more: object) -> None:
 
 
 class _Timed(importlib.abc.Loader):
-    """A loader that stamps the run of a module, and wraps functions in it."""
+    """A loader that stamps the import of a module and wraps functions in it."""
 
     def __init__(self, loader: importlib.abc.Loader):
         self._loader = loader
@@ -117,7 +117,8 @@ def _wrap(module, path):
 
 
 def first_step() -> None:
-    """Stamp the end of the first training step, with what the whole command has used."""
+    """Stamp the end of the first training step, with the CPU time that the whole command has
+    used."""
     stamp(_LAST, "end")
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     import process_meter
