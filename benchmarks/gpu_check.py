@@ -61,7 +61,7 @@ from trainables.files import LAST
 OVERHEAD_PERCENT = 5.0
 """Largest percentage by which the input path may slow the model down."""
 TIMES_BY_HAND = 3.0
-"""Required ratio of images per second to a DataLoader with torchvision's transforms."""
+"""Required images per second, relative to a DataLoader with torchvision's transforms."""
 AUGMENT_TOLERANCE = 1e-4
 """Largest allowed difference of a value in [0, 1] between augmentation on the card and on the
 CPU."""

@@ -209,7 +209,7 @@ def train(
     features: Path,
     every: int,
 ) -> dict[str, Any]:
-    """Train one configuration to its last epoch and judge it after each."""
+    """Train one configuration and judge it after every `every`-th epoch and the last."""
     experiment = EXPERIMENTS["ssl"]
     name = str(tiles) if data == "photos" else TASKS[data].get("data.name", data)
     fixed = _SHORT | TASKS[data] | {"data.name": name, "seed": 1000 + number}
