@@ -1,5 +1,6 @@
 """SLURM on this machine: a controller and two nodes of one processor each, on free ports, with all
-that they write in one folder. Debian's slurm-wlm has them; each is ended by its process id."""
+their files in one folder. The programs are from Debian's slurm-wlm. Each is ended by its process
+id."""
 
 import os
 import shutil
@@ -14,7 +15,7 @@ _NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol")
 
 
 def unavailable() -> str:
-    """The reason why there is no SLURM here; "" where there can be."""
+    """The reason why there is no SLURM here, or ""."""
     if os.geteuid() != 0:
         return "slurmd must be root"
     missing = [name for name in _NEEDED if shutil.which(name) is None]
@@ -53,7 +54,7 @@ class Slurm:
             "SlurmUser=root",
             "AuthType=auth/none",
             "CredType=cred/none",
-            "AuthInfo=cred_expire=5",  # a job that is queued again waits so long
+            "AuthInfo=cred_expire=5",  # a requeued job waits this long
             "ProctrackType=proctrack/linuxproc",
             "TaskPlugin=task/none",
             "JobAcctGatherType=jobacct_gather/none",
@@ -109,7 +110,7 @@ class Slurm:
         )
 
     def typed(self, *command: str, **environment: str) -> str:
-        """The output of a command of SLURM."""
+        """Run a SLURM command, and return its output."""
         done = subprocess.run(
             command,
             env=self.environment | environment,

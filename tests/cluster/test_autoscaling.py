@@ -1,6 +1,6 @@
-"""A cluster that grows: from no worker to two for a study that was given no --concurrent, back to
-none after it, and a worker that the cloud takes away, as it does with spot machines, is replaced
-while the study goes on. The cloud is Ray's fake one, whose machines are raylets of this machine."""
+"""A cluster grows from no worker to two for a study without --concurrent, and shrinks back to none
+after it. A worker that the cloud takes away, as with spot machines, is replaced while the study
+runs. The cloud is Ray's fake one, whose machines are raylets of this machine."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ OTHERS: dict[str, object] = {
 
 
 def cluster_file(gcs: str) -> dict[str, object]:
-    """As `ray up` leaves it on the head: workers with a GPU, from none to two."""
+    """The file that `ray up` leaves on the head: from zero to two workers with a GPU."""
     return OTHERS | {
         "cluster_name": "fake",
         "max_workers": 2,
@@ -71,7 +71,8 @@ def cluster_file(gcs: str) -> dict[str, object]:
 
 @contextlib.contextmanager
 def cloud(command: Command) -> Iterator[Callable[[], set[str]]]:
-    """A head without processors that may start two workers; gives their ids at each moment."""
+    """Start a head without processors that may start two workers. Yield a function that returns
+    their current ids."""
     import ray
 
     with socket.socket() as probe:
@@ -123,15 +124,15 @@ def cloud(command: Command) -> Iterator[Callable[[], set[str]]]:
 
 
 def _forget(gcs: str) -> None:
-    """Remove what `ray start` has written down, as `ray stop` would: any later `ray.init()` of this
-    user would look for that cluster."""
+    """Remove the file that `ray start` wrote, as `ray stop` would. Otherwise later `ray.init()`
+    calls of this user would look for that cluster."""
     noted = Path("/tmp/ray/ray_current_cluster")
     if noted.exists() and noted.read_text() == gcs:
         noted.unlink()
 
 
 class Growing(LongCommand):
-    """As many trials at a time as the cluster holds."""
+    """A study that runs as many trials at a time as the cluster holds."""
 
     def __init__(self, storage: Path):
         super().__init__(storage, trials=TRIALS)
@@ -152,7 +153,7 @@ def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced
         taken, at_loss = min(first), time.monotonic()
         there = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={taken}"
         assert command.alive(there)
-        command.kill_all(there)  # all that runs there ends, without a word
+        command.kill_all(there)  # SIGKILL all that runs on that worker
         wait_until(lambda: len(workers() - {taken}) == 2, command, process)
         print(f"a worker that was taken away is replaced after {time.monotonic() - at_loss:.0f} s")
         wait_until(lambda: any(e["attempt"] > 1 for e in command.events("start")), command, process)

@@ -1,5 +1,5 @@
-"""Cluster files: what `make cluster-check` lets through, Ray and (pretended) EC2 take; what Ray and
-MLflow listen on."""
+"""Cluster files: Ray and a mocked EC2 accept what `make cluster-check` passes. Ray and MLflow
+listen on the expected addresses only."""
 
 import os
 import re
@@ -45,7 +45,7 @@ FILES = ["cluster.yaml", "cluster-onprem.yaml", "cluster-gcp.yaml"]
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home with keys and a token, and the repository as the folder of `ray up`."""
+    """A home with keys and a token. The repository is the current folder, as for `ray up`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(REPO)
     for name in (".ssh/vistune.pem", ".ssh/vistune", ".ray/auth_token"):
@@ -204,8 +204,8 @@ def test_scripts_are_bash(tmp_path: Path) -> None:
 
 @pytest.fixture
 def aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """cluster.yaml in an account that moto pretends, filled in with what the stack of
-    cluster/aws.cfn.yaml says."""
+    """cluster.yaml in an account that moto mocks, filled in with the outputs of the stack of
+    cluster/aws.cfn.yaml."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -254,8 +254,8 @@ def aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]
 
 @pytest.mark.slow
 def test_ec2_launches_head_and_workers_of_the_aws_file(aws: dict[str, Any]) -> None:
-    """Ray's own node provider against moto: no instance runs, but every request is parsed and
-    answered."""
+    """Ray's own node provider runs against moto. No instance is started, but every request is
+    parsed and answered."""
     import boto3
     from ray.autoscaler._private.commands import _bootstrap_config
     from ray.autoscaler._private.providers import _get_node_provider
@@ -283,7 +283,7 @@ def test_ec2_launches_head_and_workers_of_the_aws_file(aws: dict[str, Any]) -> N
     names = {group["GroupId"] for instance in instances for group in instance["SecurityGroups"]}
     assert len(names) == 1
     groups = ec2.describe_security_groups(GroupIds=list(names))["SecurityGroups"]
-    for rule in groups[0]["IpPermissions"]:  # the group lets in itself, and nobody else
+    for rule in groups[0]["IpPermissions"]:  # the group admits only itself
         assert (rule["IpRanges"], rule.get("Ipv6Ranges", [])) == ([], [])
         assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [groups[0]["GroupId"]]
     for node in provider.non_terminated_nodes({}):
@@ -321,7 +321,7 @@ def test_ray_of_a_laptop_listens_on_loopback_alone() -> None:
 
 
 def answer(url: str) -> int:
-    """HTTP status."""
+    """HTTP status of a URL."""
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             return int(response.status)
@@ -354,7 +354,7 @@ def test_mlflow_of_the_head_starts_once_on_loopback_and_asks_for_its_password(
         assert (
             answer(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0") == 401
         )
-        # another address of this machine than the one that it listens on
+        # another address of this machine, on which it does not listen
         with socket.socket() as other:
             assert other.connect_ex(("127.0.0.2", port)) != 0
         subprocess.run(start, env=environment, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""`make cluster-lab`: a cluster of machines that are namespaces, from `ray up` to `ray down`; its
+"""`make cluster-lab`: a cluster whose machines are namespaces, from `ray up` to `ray down`. Its
 study loses a worker on the way."""
 
 import time
@@ -20,7 +20,7 @@ pytestmark = [
 
 WORKERS = ["w1", "w2"]
 TRIALS = 4
-MLFLOW = 5000  # on the head's loopback, with a password where its user wants one
+MLFLOW = 5000  # on the head's loopback, with a password if its user wants one
 REFUSALS = {
     "HTTP 401",
     "HTTP 403",
@@ -60,7 +60,7 @@ def events(lab: Laboratory, kind: str) -> list[dict[str, Any]]:
 
 
 def busy(lab: Laboratory, name: str) -> bool:
-    """Whether a trial runs on this host."""
+    """True if a trial runs on this host."""
     return "ImplicitFunc" in lab[name].run(
         "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", check=False
     )
@@ -71,8 +71,8 @@ def job(lab: Laboratory) -> str:
 
 
 def check_ports(lab: Laboratory) -> None:
-    """Without the token every port of head and workers is closed or refuses: from outside and, but
-    for MLflow, from the head itself."""
+    """Check that without the token every port of head and workers is closed or refuses, both from
+    outside and, except for MLflow, from the head itself."""
     assert (status(lab, token=False), status(lab, token=True)) == ("401", "200")
     outside = [
         (f"{lab.address(name)}:{port}", ip)
@@ -92,18 +92,19 @@ def check_ports(lab: Laboratory) -> None:
         if port != MLFLOW and not ip.startswith("10.")
     ]
     assert set(probe(lab, "head", inside).values()) <= REFUSALS | {"closed"}
-    # The same probe with the token is let in: what refuses is not the probe's own mistake.
+    # The same probe with the token succeeds, so the refusals are not a mistake of the probe.
     assert "OK" in probe(lab, LAPTOP, [f"{lab.address('head')}:6379"], token=True).popitem()[1]
 
 
 def listening(lab: Laboratory, name: str) -> list[tuple[str, int]]:
-    """Address and port of each TCP socket that listens on a host."""
+    """Address and port of each listening TCP socket on a host."""
     places = [line.split()[3].rpartition(":") for line in lab[name].run("ss -tlnH").splitlines()]
     return sorted({(ip.strip("[]").removeprefix("::ffff:"), int(port)) for ip, _, port in places})
 
 
 def probe(lab: Laboratory, name: str, places: list[str], token: bool = False) -> dict[str, str]:
-    """What each place says to a host that asks without token."""
+    """Ask each address and port from a host, without the token unless `token`. Return the
+    answers."""
     secret = "VISTUNE_PROBE_TOKEN=$(cat ~/.ray/auth_token)" if token else ""
     out = lab[name].run(
         f"cd {REPO} && {secret} ~/venv/bin/python -m tests.cluster.lab.probe "
@@ -123,7 +124,7 @@ def test_a_study_survives_the_loss_of_a_worker(lab: Laboratory) -> None:
     wait_until(
         lambda: any(e["epoch"] > 1 for e in events(lab, "report")), 240, "a trial's second epoch"
     )
-    check_ports(lab)  # now, as trials' processes listen too
+    check_ports(lab)  # again, now that trials' processes listen too
     say("every port refuses who has no token")
     victim = next(name for name in WORKERS if busy(lab, name))
     lab[victim].kill()
@@ -138,7 +139,8 @@ def test_a_study_survives_the_loss_of_a_worker(lab: Laboratory) -> None:
 
 
 def check_study(lab: Laboratory) -> None:
-    """Nothing lost, nothing twice: every trial ended once, each epoch is there once, in order."""
+    """Assert that every trial ended once, and that each of its epochs is on record once, in
+    order."""
     ends = Counter((e["trial"], e.get("repeat")) for e in events(lab, "end"))
     assert set(ends.values()) == {1}
     assert sorted(n for n, repeat in ends if repeat is None) == list(range(TRIALS))

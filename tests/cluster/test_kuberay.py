@@ -37,8 +37,8 @@ def of_kind(kind: str) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """A schema that refuses unknown fields, which Kubernetes drops without a word; int-or-string as
-    Kubernetes means it."""
+    """Make a schema refuse unknown fields, which Kubernetes drops silently, and read int-or-string
+    as Kubernetes does."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -63,7 +63,7 @@ KINDS = ["RayCluster", "RayJob", "NetworkPolicy", "PersistentVolumeClaim"]
 
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, Any]:
-    # without a check of the schemas themselves, which takes ten seconds each
+    # the schemas themselves are not checked, which would take ten seconds each
     return {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in KINDS}
 
 
@@ -74,7 +74,7 @@ def test_the_file_has_these_kinds_once() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_document_fits_its_schema(kind: str, schemas: dict[str, Any]) -> None:
     document = of_kind(kind)
-    # Kubernetes itself knows what metadata is
+    # Kubernetes defines metadata itself
     schemas[kind].validate({**document, "metadata": {}})
 
 
@@ -146,7 +146,7 @@ def test_a_mistake_is_one_line_that_names_it(
 
 
 def test_a_study_waits_for_as_many_workers_as_the_file_allows() -> None:
-    """Ray's own reading of the RayCluster gives the size that trials are planned for."""
+    """Ray's own parser reads the RayCluster, and gives the size that trials are planned for."""
     from ray.autoscaler._private.kuberay import autoscaling_config
 
     cluster = copy.deepcopy(of_kind("RayCluster"))
@@ -157,7 +157,7 @@ def test_a_study_waits_for_as_many_workers_as_the_file_allows() -> None:
 
 @pytest.fixture
 def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A pod of KubeRay; gives the paths that it asks Kubernetes for."""
+    """Pretend to be in a pod of KubeRay. Yield the paths that are requested from Kubernetes."""
     from ray.autoscaler._private.kuberay import node_provider
 
     from tune.execution.kuberay import cluster_of_kubernetes
@@ -193,7 +193,7 @@ def test_the_driver_reads_the_size_from_kubernetes(
     monkeypatch.setattr(capacity.ray, "cluster_resources", lambda: {"CPU": 0.0})
     assert capacity.cluster_resources() == {"CPU": 32.0, "GPU": 8.0}
     assert capacity.gpus_of_a_worker(None) == 1.0
-    assert kubernetes == ["science/rayclusters/vistune"]  # asked once
+    assert kubernetes == ["science/rayclusters/vistune"]  # one request
 
 
 def test_a_cluster_that_cannot_be_read_is_taken_as_it_is(

@@ -1,4 +1,4 @@
-"""Machines of a cluster have the packages of the lock file; one that cannot join says so."""
+"""Machines of a cluster have the packages of the lock file. A machine that cannot join says so."""
 
 import os
 import subprocess
@@ -34,8 +34,8 @@ def test_a_lock_file_without_hash_or_with_another_ray_is_named(tmp_path: Path) -
 
 
 class Machine:
-    """A machine of a cluster: a home, the shared folder, and a Python and a Ray that only say what
-    they are."""
+    """A machine of a cluster: a home, the shared folder, and a fake Python and Ray that only print
+    their versions."""
 
     def __init__(self, root: Path, ray: str = "2.60.0", torch: str = "2.14.1"):
         self.shared = root / "runs"

@@ -1,5 +1,6 @@
-"""What the head's role of cluster/aws.cfn.yaml may do in an account, by IAM's own rules: a request
-is allowed where a statement names its action and each of its resources, and its conditions hold."""
+"""Actions that the head's role of cluster/aws.cfn.yaml may take in an account, by IAM's own rules:
+a request is allowed if a statement names its action and all its resources, and its conditions
+hold."""
 
 import fnmatch
 from typing import Any
@@ -24,7 +25,7 @@ TAG = "ray-cluster-name"
 
 
 class Template(yaml.SafeLoader):
-    """CloudFormation's short forms."""
+    """A YAML loader that reads CloudFormation's short forms."""
 
 
 def _resolved(loader: Template, suffix: str, node: Any) -> Any:
@@ -140,7 +141,7 @@ def test_the_head_starts_machines_nowhere_else(resource: str) -> None:
 
 
 def test_a_tag_cannot_be_put_on_a_machine_that_is_not_the_clusters() -> None:
-    """Otherwise the head would tag any machine as its own, and then end it."""
+    """Otherwise the head could tag any machine as its own, and then terminate it."""
     own = {f"aws:RequestTag/{TAG}": "vistune"}
     assert not allowed("ec2:CreateTags", f"{ARN}instance/i-1", own)
 

@@ -1,5 +1,5 @@
-"""cluster/slurm.sbatch through sbatch: a real study on two nodes of a SLURM on this machine, which
-the end of its time interrupts."""
+"""cluster/slurm.sbatch through sbatch: a real study on two nodes of a SLURM on this machine. The
+end of the job's time interrupts it."""
 
 import os
 import stat
@@ -43,7 +43,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 class Job:
-    """The study as a job."""
+    """A job that runs the study."""
 
     def __init__(self, slurm: Slurm, root: Path):
         self.slurm = slurm
@@ -56,7 +56,7 @@ class Job:
         study = ["ssl", "--study", "s", "--storage", str(self.storage), "--pictures", "none"]
         study += ["--trials", str(TRIALS), "--repeats", "1"]
         study += [word for value in SMALL for word in ("--set", value)]
-        # On two machines addresses differ; here both nodes are this one.
+        # On two machines the addresses would differ, but here both nodes are this machine.
         said = self.slurm.typed(
             *("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", f"--chdir={REPO}"),
             *("--mem=0", f"--output={self.output}", "cluster/slurm.sbatch", *study),
@@ -82,7 +82,7 @@ class Job:
             time.sleep(0.5)
 
     def dashboard(self) -> int:
-        """Status of a question without the token."""
+        """HTTP status of a request without the token."""
         url = f"http://127.0.0.1:{30000 + int(self.number) % 10000}/api/jobs/"
         try:
             with urllib.request.urlopen(url, timeout=10) as response:
@@ -97,14 +97,14 @@ def test_a_study_ends_although_its_time_is_over_in_between(slurm: Slurm, tmp_pat
     job.wait(lambda: any(e["epoch"] > 1 for e in job.events("report")), 300)
     print(f"a trial's second epoch after {time.monotonic() - began:.0f} s")
 
-    # while it runs: the token is its user's alone, and whoever lacks it is refused
+    # while it runs: only its user can read the token, and requests without it are refused
     (token,) = job.tokens.glob("*.token")
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert job.dashboard() == 401
     running = {e["trial"] for e in job.events("start")}
-    assert len(running - {None}) == 2  # one on each node
+    assert len(running - {None}) == 2  # one trial on each node
 
-    # as SLURM does two minutes before the end of the job's time
+    # SLURM does this two minutes before the job's time ends
     slurm.typed("scancel", "--batch", "--signal=USR1", job.number)
     job.wait(lambda: "is queued again" in job.output.read_text(), 120)
     job.wait(lambda: slurm.state(job.number) in ("COMPLETED", "FAILED"), 600)
@@ -125,7 +125,7 @@ def test_a_study_ends_although_its_time_is_over_in_between(slurm: Slurm, tmp_pat
 
 
 def check_whole(job: Job) -> None:
-    """Nothing lost, nothing twice."""
+    """Assert that nothing is lost, and nothing is there twice."""
     ends = Counter((e["trial"], e.get("repeat")) for e in job.events("end"))
     assert set(ends.values()) == {1}
     assert sorted(n for n, repeat in ends if repeat is None) == list(range(TRIALS))
@@ -139,7 +139,7 @@ def check_whole(job: Job) -> None:
 
 
 def left_of(job: Job) -> list[str]:
-    """Processes that still carry the job's number in their environment."""
+    """Processes that still have the job's number in their environment."""
     wanted = f"SLURM_JOB_ID={job.number}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):

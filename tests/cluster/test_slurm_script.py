@@ -1,4 +1,4 @@
-"""cluster/slurm.sbatch as a script, with commands that only say what they are asked."""
+"""cluster/slurm.sbatch as a script, with fake commands that only note how they are called."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ esac
 
 
 def submitted(folder: Path, storage: str, umask: str = "022") -> dict[str, str]:
-    """Run the script in a folder; returns the environment of its driver."""
+    """Run the script in a folder, and return the environment of its driver."""
     commands = folder / "bin"
     commands.mkdir()
     scripts = {"python": PYTHON, "ray": "#!/bin/bash\n", "srun": "#!/bin/bash\n"}

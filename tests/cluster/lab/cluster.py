@@ -1,5 +1,5 @@
-"""cluster-onprem.yaml on the hosts of a laboratory: filled in, brought up from the laptop, spoken
-to through its tunnel."""
+"""cluster-onprem.yaml on the hosts of a laboratory: filled in, brought up from the laptop, and used
+through its tunnel."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from tests.cluster.lab.hosts import HOME, LAPTOP, Laboratory
 
 REPO = Path(__file__).parents[3]
 FILE = f"{HOME}/cluster.yaml"
-# What a user types is typed in the repository, by the environment's own `ray` and `python`.
+# Commands of the user run in the repository, with `ray` and `python` of the environment.
 _HERE = (
     f"cd {REPO}; export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=token "
     "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 OMP_NUM_THREADS=1;"
@@ -20,7 +20,7 @@ _TOKEN = '-H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
 
 
 def fill_in(lab: Laboratory, workers: list[str]) -> str:
-    """The file with what its CHANGE lines ask for."""
+    """Fill in what the file's CHANGE lines ask for, and return its text."""
     text = (REPO / "cluster-onprem.yaml").read_text()
     values = {
         "CHANGE-head": lab.address("head"),
@@ -33,12 +33,12 @@ def fill_in(lab: Laboratory, workers: list[str]) -> str:
 
 
 def typed(lab: Laboratory, line: str, *, timeout: float = 300, check: bool = True) -> str:
-    """What the laptop says to a line that its user types."""
+    """Run a line on the laptop as its user does, and return the output."""
     return lab[LAPTOP].run(f"{_HERE} {line}", timeout=timeout, check=check)
 
 
 def bring_up(lab: Laboratory, workers: list[str]) -> None:
-    """As docs/cluster.md says: token, check, `ray up`, tunnel."""
+    """Follow docs/cluster.md: token, check, `ray up`, tunnel."""
     typed(lab, f"cat > {FILE} <<'END'\n{fill_in(lab, workers)}\nEND")
     typed(lab, "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
     typed(lab, f"make VENV={HOME}/venv -o {HOME}/venv/installed cluster-up CLUSTER={FILE}")
@@ -58,7 +58,7 @@ def status(lab: Laboratory, *, token: bool) -> str:
 
 
 def nodes(lab: Laboratory) -> int:
-    """Machines that Ray counts as alive."""
+    """Number of machines that Ray counts as alive."""
     said = typed(lab, f"curl -s -m 10 {_TOKEN} http://127.0.0.1:8265/api/v0/nodes", check=False)
     try:
         found = json.loads(said)["data"]["result"]["result"]

@@ -1,13 +1,13 @@
-"""Machines on this machine: each is a set of namespaces with sshd, a private address and a root of
-its own, and they share one folder.
+"""Machines on this machine. Each is a set of namespaces with its own sshd, private address and
+root, and they share one folder.
 
     with Laboratory(folder, ["head", "w1"]) as lab:
         lab["laptop"].run("ssh head hostname")
         lab["w1"].kill()      # as if its plug were pulled
         lab["w1"].cut()       # as if its cable were
 
-Nothing of them outlives this process, however it ends, and nothing that runs in them sees this
-machine's processes, files that are written, or network. Needs root, and Debian's packages iproute2,
+None of them outlives this process, however it ends. What runs in them sees neither this machine's
+processes nor its network, and cannot change its files. Needs root, and Debian's packages iproute2,
 openssh-server and rsync.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-HOME = "/home/lab"  # of root, the one user of all hosts
+HOME = "/home/lab"  # home of root, the only user of the hosts
 SHARED = "/mnt/vistune"
 LAPTOP = "laptop"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,7 +31,7 @@ _START_S = 30
 
 
 def unavailable() -> str:
-    """Why there can be no laboratory here; "" if there can."""
+    """The reason why there can be no laboratory here, or ""."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts are namespaces of Linux, which root alone may make"
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
@@ -55,7 +55,7 @@ class Host:
             HOME,
             sys.prefix,
         ]
-        # Each dies with the one that started it: host -> unshare -> this process.
+        # Each dies with its parent: host -> unshare -> this process.
         unshare = [
             "setpriv",
             "--pdeathsig",
@@ -89,7 +89,7 @@ class Host:
         raise RuntimeError(f"host {self.name} did not come up: {self.console.read_text()[-2000:]}")
 
     def command(self, script: str) -> list[str]:
-        """argv that runs a line of bash here, with the environment of a login."""
+        """argv that runs a line of bash on this host, in a login environment."""
         inside = [
             "nsenter",
             "-t",
@@ -118,7 +118,7 @@ class Host:
         ]
 
     def run(self, script: str, *, timeout: float = 120, check: bool = True) -> str:
-        """What a line of bash says here, on both channels.
+        """Run a line of bash on this host, and return its output and errors together.
 
         Raises:
             RuntimeError: it failed, if `check`.
@@ -139,8 +139,7 @@ class Host:
         return done.stdout
 
     def start(self, script: str) -> "subprocess.Popen[bytes]":
-        """A line of bash that goes on in the background, for as long as this host and this process
-        live."""
+        """Run a line of bash in the background, until this host or this process ends."""
         command, nothing = (
             ["setpriv", "--pdeathsig", "KILL", *self.command(script)],
             subprocess.DEVNULL,
@@ -148,20 +147,21 @@ class Host:
         return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
 
     def kill(self) -> None:
-        """Pull the plug: everything here dies, and the memory that was its disk is gone."""
+        """Pull the plug: everything on this host dies, and its disk, which is in memory, is
+        lost."""
         if self._process.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def cut(self) -> None:
-        """Pull the cable: whoever spoke with this host waits for answers."""
+        """Pull the cable: connections to this host wait for answers."""
         subprocess.run(
             ["nsenter", "-t", str(self.pid), "-n", "ip", "link", "set", "eth0", "down"], check=True
         )
 
 
 class Laboratory:
-    """A laptop and hosts on one bridge. `shared` is the folder that all of them have at
+    """A laptop and hosts on one bridge. `shared` is the folder that all of them mount at
     /mnt/vistune."""
 
     def __init__(self, folder: Path, names: list[str]):
@@ -213,7 +213,7 @@ class Laboratory:
             host.kill()
 
     def boot(self, name: str) -> None:
-        """Start a host, anew if it was killed, and plug it into the bridge, which is on the
+        """Start a host, again if it was killed, and plug it into the bridge, which is on the
         laptop."""
         host = self._hosts[name] = Host(name, self._addresses[name], self.folder)
         _refuse_to_see_others(host)
@@ -232,7 +232,7 @@ class Laboratory:
             f"link add plug-{name} type veth peer name eth0 netns {host.pid}",
             f"link set plug-{name} master bridge0 up",
         )
-        # Ray takes for its own the address that packets to the world would leave by; none does.
+        # Ray uses the address of the default route as its own, though no packet leaves that way.
         _ip(
             host,
             f"addr add {host.address}/24 dev eth0",
@@ -247,7 +247,8 @@ def _ip(host: Host, *commands: str) -> None:
 
 
 def _refuse_to_see_others(host: Host) -> None:
-    """`ray stop` ends every process of Ray that it sees: it may see those of the host alone."""
+    """Check that the host sees only its own processes, because `ray stop` ends every Ray process
+    that it sees."""
     seen = host.run("ls -d /proc/[0-9]* | wc -l; cat /proc/1/cmdline | tr '\\0' ' '")
     count, _, first = seen.partition("\n")
     if int(count) > 20 or "host.sh" not in first:

@@ -1,9 +1,8 @@
-"""What each port says to somebody without a token: python -m tests.cluster.lab.probe ADDRESS:PORT
-...
+"""Print how each port answers without a token: python -m tests.cluster.lab.probe ADDRESS:PORT ...
 
-One line a port: `10.0.0.1:6379 gRPC UNAUTHENTICATED`. Ports of gRPC answer by service; they are
-asked for one method of each of Ray's. With VISTUNE_PROBE_TOKEN, what they say to somebody who has
-it.
+It prints a line for each port, such as `10.0.0.1:6379 gRPC UNAUTHENTICATED`. Ports of gRPC answer
+by service, so each is asked for one method of each of Ray's services. If VISTUNE_PROBE_TOKEN is
+set, the ports are asked with that token.
 """
 
 import http.client
@@ -24,7 +23,8 @@ METHODS = (
 
 
 def answer(address: str, port: int, token: str) -> str:
-    """The worst that was said: "open" and what to, a refusal by name, or "closed"."""
+    """Return how a port answers: "HTTP 401" and the like, "SSH", "closed", or "gRPC" with the
+    methods that are open, or with the refusals if there are none."""
     try:
         return f"HTTP {_http(address, port, token)}"
     except (ConnectionRefusedError, TimeoutError):
