@@ -1,4 +1,4 @@
-"""Searches from Python without MLflow and pictures, which have tests of their own."""
+"""Searches from Python run without MLflow and pictures, which have their own tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""docs/api.md: its blocks run from top to bottom as the cells of a notebook, in a real kernel."""
+"""docs/api.md: its blocks run from top to bottom as cells of a notebook, in a real kernel."""
 
 import re
 import time
@@ -63,7 +63,7 @@ def test_every_block_of_the_page_runs_in_a_notebook(tmp_path: Path) -> None:
     assert "searched by val/top1" in printed(search)
     assert "ipywidgets" not in printed(search)
     assert "IProgress" not in printed(search)
-    assert "trial 3 starts" not in printed(search)  # the table says it
+    assert "trial 3 starts" not in printed(search)  # the table shows it instead
     assert "<table" in results(trials, "text/html")
     assert "Trial(number=" in printed(verdict)
     assert results(curves, "application/vnd.plotly.v1+json")["data"]
@@ -82,7 +82,7 @@ def displays(cell: Any, kind: str) -> list[str]:
 
 
 def results(cell: Any, kind: str) -> Any:
-    """The value of the last line, which plotly shows by a display of its own."""
+    """The value of the last line, which plotly shows in its own display."""
     kinds = ("execute_result", "display_data")
     found = [output["data"] for output in cell.outputs if output.output_type in kinds]
     return found[-1][kind]
@@ -90,7 +90,7 @@ def results(cell: Any, kind: str) -> Any:
 
 @pytest.fixture
 def kernel(_folder: None) -> Iterator[tuple[Any, Any]]:
-    """A kernel of a notebook in the folder of the test: its manager and a client."""
+    """A notebook kernel in the folder of the test: its manager and a client."""
     client = pytest.importorskip("jupyter_client", reason="pip install -e '.[dev]'")
     manager, connection = client.manager.start_new_kernel(kernel_name="python3")
     yield manager, connection
@@ -137,7 +137,7 @@ def test_an_interrupted_cell_leaves_a_study_that_resumes(
 
     reply = answer(client, client.execute(f"{call}\nassert study.finished"))
     assert reply["status"] == "ok", reply
-    assert len(interrupted.curves) > epochs  # what was reported before the interrupt is kept
+    assert len(interrupted.curves) > epochs  # reports from before the interrupt are kept
     assert not interrupted.curves.index.duplicated().any()
     assert set(interrupted.trials["state"]) <= {"complete", "pruned"}
 
@@ -154,7 +154,7 @@ def test_wrong_use_is_one_line_in_a_notebook(kernel: tuple[Any, Any]) -> None:
 
 
 def answer(client: Any, asked: str) -> dict[str, Any]:
-    """The kernel's reply to a cell."""
+    """Return the kernel's reply to a cell."""
     while True:
         reply = client.get_shell_msg(timeout=PATIENCE_S)
         if reply["parent_header"].get("msg_id") == asked:

@@ -28,7 +28,7 @@ def test_differences_are_those_of_a_paired_t_test(root: Path) -> None:
     assert list(found.differences.index) == ["b - a", "c - a"]
     p_values = [ttest_rel(B, A).pvalue, ttest_rel(C, A).pvalue]
     assert found.differences.loc["b - a", "mean"] == pytest.approx(np.mean(B) - np.mean(A))
-    # Holm: the smaller one counts for two questions, the larger one for one.
+    # Holm: the smaller p-value is multiplied by two questions, the larger one by one.
     assert found.differences.loc["b - a", "p"] == pytest.approx(2 * p_values[0])
     assert found.differences.loc["c - a", "p"] == pytest.approx(p_values[1])
     assert list(found.differences["verdict"]) == [

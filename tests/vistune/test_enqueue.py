@@ -1,4 +1,4 @@
-"""Configurations of one's own: tried once each, before what is drawn, whatever is killed."""
+"""A user's own configurations are tried once each, before any draw, whatever is killed."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ OTHER = {"optim.lr": 0.25}
 
 
 def begun(study: Study) -> list[dict[str, Any]]:
-    """Parameters of the next trial, which begins."""
+    """Begin the next trial, and return its parameters."""
     work = study.next_work()
     while work not in (None, "wait") and work.kind == "baseline":  # type: ignore[union-attr]
         work = study.next_work()
@@ -43,7 +43,7 @@ def test_own_configurations_follow_the_default_and_are_marked(tmp_path: Path) ->
     study.close()
 
     assert params[1] == OWN
-    # The default has a constant rate, so that nothing else is asked for.
+    # The default has a constant schedule, so nothing else is asked for.
     assert params[2] == {"optim.lr": 0.25, "schedule.name": "constant"}
     started = [e for e in events(tmp_path) if e["event"] == "start"]
     assert [bool(e.get("enqueued")) for e in started] == [False, True, True, False]
@@ -52,7 +52,7 @@ def test_own_configurations_follow_the_default_and_are_marked(tmp_path: Path) ->
 def test_none_is_tried_twice(tmp_path: Path) -> None:
     study = open_study(tmp_path, 8)
     study.enqueue([OTHER, dict(OTHER), {"optim.lr": 0.25, "schedule.name": "constant"}])
-    study.enqueue([OTHER, {"optim.lr": 0.01}])  # the second one is the default
+    study.enqueue([OTHER, {"optim.lr": 0.01}])  # the second is the default
     for _ in range(3):
         params = begun(study)
     study.close()
@@ -67,7 +67,7 @@ def test_none_is_tried_twice(tmp_path: Path) -> None:
 
 
 def kill_while_beginning(root: str) -> None:
-    """Die when the configuration is in Optuna's journal, and its trial has not begun."""
+    """Die when the configuration is in Optuna's journal but its trial has not begun."""
     import os
 
     study = open_study(Path(root), 8)
@@ -86,7 +86,7 @@ def test_a_kill_between_file_and_trial_loses_and_repeats_nothing(tmp_path: Path)
     assert process.exitcode == 9
 
     study = open_study(tmp_path, 8)
-    for _ in range(4):  # the default again, the two, and one that is drawn
+    for _ in range(4):  # the default again, the two, and a drawn one
         params = begun(study)
     study.close()
     assert params[1] == OWN
@@ -95,7 +95,7 @@ def test_a_kill_between_file_and_trial_loses_and_repeats_nothing(tmp_path: Path)
 
 
 def test_the_draws_of_a_search_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """Killed after each trial and resumed, with two configurations of one's own."""
+    """The study is killed after each trial and resumed, with two enqueued configurations."""
     drawn = []
     for kills in (False, True):
         root = tmp_path / str(kills)
@@ -194,8 +194,8 @@ def test_what_only_the_space_itself_can_refuse_is_on_record(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_words_and_space_refuse_the_same(name: str) -> None:
-    """Of every experiment: each end of each range and each choice is admitted, what lies beyond is
-    not, by the words of a manifest as by the space."""
+    """For every experiment, each end of each range and each choice is accepted, and what lies
+    beyond is refused, both by a manifest's description and by the space."""
     experiment = EXPERIMENTS[name]
     preset = "tiny"
     from trainables.config import build, flatten
@@ -225,7 +225,7 @@ def test_words_and_space_refuse_the_same(name: str) -> None:
 
 
 def ends(distribution: Any) -> tuple[list[Any], list[Any]]:
-    """Values that are in a distribution, and values that are not."""
+    """Values inside a distribution, and values outside it."""
     if hasattr(distribution, "choices"):
         return list(distribution.choices), ["no such choice"]
     low, high = distribution.low, distribution.high

@@ -1,4 +1,4 @@
-"""Settings that are searched and compared from Python, against the table of the command."""
+"""Settings that are searched and compared from Python, against the command's table."""
 
 import csv
 from pathlib import Path
@@ -15,7 +15,7 @@ from vistune.arguments import SearchArguments, as_options
 
 
 def train(config: dict[str, Any], run: Any) -> None:
-    """A curve of three epochs, which mixup lifts."""
+    """A curve of three epochs, which mixup raises."""
     worth = 0.5 + 0.2 * config["mixup"] - 0.1 * abs(config["lr"] - 0.3)
     for epoch in run.epochs(3):
         run.report(accuracy=worth * (epoch + 1) / 3)
@@ -64,7 +64,7 @@ def test_settings_are_searched_and_compared(tmp_path: Path) -> None:
 
 
 def test_one_search_of_each_is_about_configurations(tmp_path: Path) -> None:
-    """Records of a classification in settings A and C."""
+    """Use records of a classification in settings A and C."""
     scores = {"A": [0.50, 0.52, 0.51, 0.49], "C": [0.70, 0.71, 0.72, 0.69]}
     for letter, values in scores.items():
         write_setting(tmp_path / f"classify-{letter}", letter, {0: values})
@@ -101,7 +101,7 @@ def test_every_argument_of_a_search_is_one_of_several() -> None:
     for name in ("experiment", "setting", "enqueue", "return"):
         del of_one[name]
     of_several = get_type_hints(SearchArguments)
-    assert of_several.pop("objective") == str | None  # a front is no side of a comparison
+    assert of_several.pop("objective") == str | None  # a comparison has one objective
     del of_one["objective"]
     assert of_several == of_one
 

@@ -1,4 +1,4 @@
-"""A study that is loaded says what its event log and Optuna's own storage say."""
+"""A loaded study agrees with its event log and Optuna's own storage."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ TRIALS = 12
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A storage with a finished study of the toy, whose two configurations are repeated."""
+    """A storage with a finished study of the toy, two of whose configurations were repeated."""
     finished(tmp_path, TRIALS, repeats=3, base=POOR).close()
     return tmp_path
 
@@ -200,7 +200,7 @@ def test_the_index_names_what_it_gives() -> None:
 
 
 def test_a_model_has_the_metric_on_record_and_reads_files(tmp_path: Path) -> None:
-    """The weights of a repeat, over the test images that it was judged on."""
+    """Load the weights of a repeat, and predict the test images that it was judged on."""
     config = ClassifierConfig(
         data=DataConfig(name="digits", image_size=8),
         backbone=BackboneConfig(width=8, pool=1),
