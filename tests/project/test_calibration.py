@@ -16,7 +16,7 @@ NO_SAMPLING = np.zeros(20)
 
 
 def scores(tables: int = 20, replicates: int = 5) -> Scores:
-    """Tables whose settings vary unequally."""
+    """Tables whose settings have unequal variances."""
     return Scores(
         {
             name: RNG.normal(0.5, 0.01 * (1 + number), (tables, replicates))
@@ -67,7 +67,7 @@ def test_sign_flips_are_the_exact_permutation_test() -> None:
 
 def test_rules_agree_with_the_functions_that_pages_use() -> None:
     known = scores()
-    known.replicates["A"][0, 2] = np.nan  # a lost replicate
+    known.replicates["A"][0, 2] = np.nan  # a missing replicate
     sampling = {question: np.full(20, 1e-4) for question in QUESTIONS}
     rules.agrees_with_product(known, 20)
     rules.agrees_with_product(Scores(known.replicates, sampling), 20)

@@ -1,4 +1,4 @@
-"""`benchmarks/density.py`: what it counts, and when it fails."""
+"""`benchmarks/density.py`: which nodes and lines it counts, and when it fails."""
 
 from pathlib import Path
 

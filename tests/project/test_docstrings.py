@@ -17,7 +17,7 @@ FILES = [
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, first word) of every docstring of a file, those of attributes too."""
+    """Yield (line, first word) of every docstring of a file, including those of attributes."""
     for node in ast.walk(ast.parse(path.read_text())):
         body = getattr(node, "body", [])
         for statement in body if isinstance(body, list) else []:

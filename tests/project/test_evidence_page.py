@@ -1,4 +1,4 @@
-"""The tables of docs/notes/evidence.md are those of the records, and the records hold what
+"""The tables of docs/notes/evidence.md equal the records, and the records hold what
 docs/evidence.md promises."""
 
 import pytest
@@ -26,7 +26,7 @@ def test_a_changed_figure_is_noticed() -> None:
     "row", NULL, ids=lambda row: f"{row['task']}: {row['case']}: {row['rule']}"
 )
 def test_rules_in_use_keep_their_promise(row: dict[str, object]) -> None:
-    """At most .06 by the upper bound of the share of false decisions."""
+    """The upper bound of the share of false decisions is at most .06."""
     bounds = row["false_bounds"]
     assert isinstance(bounds, list)
     assert bounds[1] <= 0.06

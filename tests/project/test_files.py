@@ -1,4 +1,4 @@
-"""Files beside the code agree with each other and with the code."""
+"""Files outside the code agree with each other and with the code."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def project() -> dict[str, Any]:
 
 
 def recipe(target: str) -> list[str]:
-    """The commands of a target of the Makefile, without the folder of the environment."""
+    """The commands of a target in the Makefile, without the path of the environment."""
     after = text("Makefile").partition(f"\n{target}:")[2]
     lines = after.split("\n")[1:]
     commands = []
@@ -38,12 +38,12 @@ def recipe(target: str) -> list[str]:
 
 
 def locked(name: str) -> dict[str, str]:
-    """Package -> version of a lock."""
+    """Package -> version in a lock file."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", text(name), re.MULTILINE))
 
 
 def test_make_alone_lists_the_targets_that_say_what_they_do() -> None:
-    # `make test` itself would make this one a make below it, which says so.
+    # Under `make test` this would be a sub-make, which prints additional lines.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     done = subprocess.run(
         ["make"], cwd=REPO, env=environment, capture_output=True, text=True, check=True
@@ -140,7 +140,7 @@ def test_containers_name_files_that_are_there() -> None:
     ignored = text(".dockerignore").split()
     assert not {"pyproject.toml", "setup.py", "README.md", "cluster", *copied} & set(ignored)
 
-    # What the image installs torch for CPUs with is in the header of the lock.
+    # The header of the lock has the command by which the image installs torch for CPUs.
     pattern = r"^#  *pip install --no-deps (--index-url \S+ torch==\S+ torchvision==\S+)$"
     assert len(re.findall(pattern, text(CPU), re.MULTILINE)) == 1
 

@@ -1,4 +1,5 @@
-"""What a newcomer meets: a Python without the packages or too old, and commands as printed."""
+"""A newcomer's first commands: a Python that is too old or lacks the packages, and commands as they
+are printed."""
 
 import ast
 import os
@@ -38,7 +39,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def said(command: list[str], cwd: Path) -> str:
-    """What a command that must end with code 2 says, in one line."""
+    """Run a command that must end with code 2, and return its one line."""
     environment = {"PATH": EMPTY_PATH, "HOME": os.environ["HOME"]}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -94,7 +95,7 @@ def test_a_broken_installation_is_not_sent_in_a_circle(clone: Path) -> None:
 
 
 def old_python() -> str | None:
-    """A Python before 3.11 on this machine."""
+    """Path of a Python before 3.11 on this machine, or None."""
     places = [Path("/usr/bin"), *Path.home().glob(".pyenv/versions/3.*/bin")]
     for minor in (10, 9, 8, 7, 6):
         for place in places:
@@ -124,7 +125,7 @@ def test_the_modules_that_are_asked_for_are_those_of_pyproject() -> None:
     imported |= {"fonttools": "fontTools", "tensorboardx": "tensorboardX", "pyyaml": "yaml"}
 
     names = [re.split(r"[\[~=>]", wanted)[0] for wanted in project["dependencies"]]
-    names.remove("basemap-data")  # a module of mpl_toolkits, whose folder matplotlib has too
+    names.remove("basemap-data")  # a module in mpl_toolkits, a folder that matplotlib has too
     assert [imported.get(name, name) for name in names] == list(startup.MODULES)
 
     oldest = ".".join(map(str, startup.OLDEST))
@@ -201,7 +202,8 @@ SPELLED = re.compile(r"\bpython (tune/|-m tune\.)|`make ui|pip install '?vistune
 
 
 def test_no_message_spells_a_command_by_itself() -> None:
-    """Docstrings do, as documents: from the root of a checkout with its environment active."""
+    """Docstrings may, as documents do: they assume the root of a checkout with its environment
+    active."""
     found = []
     for package in ("tune", "trainables", "search_spaces", "vistune"):
         for path in sorted((REPO / package).rglob("*.py")):
@@ -222,7 +224,8 @@ def test_no_message_spells_a_command_by_itself() -> None:
 
 @pytest.mark.slow
 def test_what_a_run_prints_can_be_typed_in_a_shell_without_the_environment(tmp_path: Path) -> None:
-    """Interrupted by its time budget; its resume command, and then every other that is printed."""
+    """The run is interrupted by its time budget. Its resume command is typed, then every other
+    command that is printed."""
     small = "--data digits --trials 2 --repeats 1 --local --set train.epoch_images=64"
     tiny = "--set data.image_size=8 --set backbone.width=8 --set backbone.pool=1"
     words = ["pretrain", *small.split(), *tiny.split(), "--set", "train.epochs=1"]

@@ -1,6 +1,5 @@
-"""A function, a script and an installed package in an empty folder, and vistune from its wheel:
-studies that are killed, resumed, pruned, reported and compared, without the repository on the
-path."""
+"""A function, a script and an installed package in an empty folder, with vistune from its wheel:
+studies are killed, resumed, pruned, reported and compared, without the repository on the path."""
 
 import json
 import os
@@ -83,11 +82,11 @@ build-backend = "setuptools.build_meta"
 
 
 class Installed(Command):
-    """`vistune ...` of an environment that holds the wheel, in a folder.
+    """`vistune ...` from an environment that has the wheel, in a folder.
 
     Args:
         experiment: name of the study.
-        words: what stands behind `vistune`, and what stands behind the options.
+        words: the words after `vistune`, and the words after the options.
     """
 
     def __init__(self, folder: Path, programs: Path, experiment: str, words: list[str], *last: str):
@@ -102,7 +101,7 @@ class Installed(Command):
 
 
 def check_kill_and_resume(command: Installed) -> None:
-    """Kill the command and all that it has started, run it again, and look at its record."""
+    """Kill the command and all that it started, run it again, and check its record."""
     process = command.start()
     wait_until(lambda: len(command.events("report")) >= 5, command, process)
     command.kill_all()
@@ -135,7 +134,7 @@ def check_kill_and_resume(command: Installed) -> None:
 
 
 def check_reports(installed: Path, folder: Path, study: str) -> None:  # noqa: F811
-    """Its pages have a verdict."""
+    """Check that the pages of the study have a verdict."""
     show = finished([str(installed / "vistune-report"), "show", study], folder)
     assert re.search(r"Trial \d+ beats the default: test/accuracy of trial \d+ is", show.stdout)
     assert "2 fresh seeds of each and the draw of test images" in show.stdout
@@ -187,7 +186,7 @@ def test_a_script_is_killed_resumed_pruned_and_reported(
         folder = command.folder / f"trials/{event['trial']:04d}"
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         epochs = [json.loads(line).get("epoch") for line in lines]
-        assert epochs.count(0) == 1  # it went on where it was killed
+        assert epochs.count(0) == 1  # it resumed where it was killed
 
 
 @pytest.mark.slow
@@ -213,7 +212,7 @@ def test_an_installed_package_is_searched_on_ray(
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "INFO" not in done.stdout + done.stderr  # MLflow's, of tables that it makes
+    assert "INFO" not in done.stdout + done.stderr  # MLflow would print these when it makes tables
     manifest = json.loads((folder / "runs/mine/study.json").read_text())
     assert manifest["source"]["module"] == "other_package"
     assert manifest["source"]["text"] == named

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu_check.py`: what it judges, and that a row which breaks is one that fails."""
+"""`benchmarks/gpu_check.py`: how it judges, and that a row that raises counts as failed."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ def test_speed_is_judged_on_a_card_at_full_size_alone() -> None:
 
 @pytest.mark.parametrize(
     ("images_per_s", "holds"),
-    [(96.0, True), (95.0, False)],  # of 100: 4.2 % and 5.3 % over
+    [(96.0, True), (95.0, False)],  # 4.2 % and 5.3 % more time than at 100
 )
 def test_overhead_is_that_of_the_time_of_an_image(images_per_s: float, holds: bool) -> None:
     assert gpu_check._beside_limit("", images_per_s, 100.0, CARD).holds is holds

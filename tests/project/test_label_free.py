@@ -1,5 +1,5 @@
-"""Measures without labels against closed forms, SciPy and scikit-learn; what a collapsed network
-and one that knows every image score."""
+"""Measures without labels, against closed forms, SciPy and scikit-learn. Scores of a collapsed
+network, and of one that recognises every image."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a wheel holds, and what its commands do where nothing else of the project is."""
+"""The content of a wheel, and its commands outside the project."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PACKAGES = ("vistune", "tune", "trainables", "search_spaces")
 
 
 def tracked(*paths: str) -> list[str]:
-    """Files of the project in Git, and those that are not ignored yet."""
+    """Files of the project that Git tracks or does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *paths]
     listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     return [name for name in listed.stdout.splitlines() if (REPO / name).is_file()]
@@ -27,7 +27,7 @@ def tracked(*paths: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the working tree, as a clone would be; builds write into it."""
+    """A copy of the working tree, like a clone. Builds write into it."""
     folder = tmp_path_factory.mktemp("checkout") / "vistune"
     folder.mkdir()
     archive = folder.with_suffix(".tar")
@@ -43,7 +43,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this project, built without a network."""
+    """The wheel of this project, built offline."""
     (checkout / "build/lib/tune").mkdir(parents=True)
     (checkout / "build/lib/tune/moved_away.py").write_text("'''Left by an earlier build.'''\n")
 
@@ -82,13 +82,14 @@ def test_packages_are_typed_and_the_version_is_said_once(wheel: Path) -> None:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` folder of an environment with the wheel and the packages of this one."""
+    """The `bin` folder of an environment that has the wheel, and sees the packages of this
+    environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True, with_pip=False)
 
     (site,) = folder.glob("lib/python*/site-packages")
-    # A path in a .pth file is searched for modules, but for no further .pth files: an editable
-    # installation there does not count.
+    # A path in a .pth file is searched for modules but not for further .pth files, so an editable
+    # installation there has no effect.
     here = [path for path in sys.path if path.endswith("site-packages")]
     (site / "packages.pth").write_text("\n".join(here) + "\n")
 
@@ -101,7 +102,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(
     command: list[str], cwd: Path, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a shell's environment that knows nothing of this project."""
+    """Run a command in an environment that knows nothing of this project."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     kept["PATH"] = "/usr/bin:/bin"
     return subprocess.run(
@@ -111,7 +112,7 @@ def finished(
 
 @pytest.mark.slow
 def test_commands_work_in_any_folder(installed: Path, tmp_path: Path) -> None:
-    """A search on Ray by `vistune`, from a wheel; then what it printed, as it was printed."""
+    """`vistune` from a wheel runs a search on Ray. Then the command that it printed is run."""
     small = "--data digits --trials 2 --repeats 0 --set train.epochs=1 --set train.epoch_images=64"
     tiny = "--set data.image_size=8 --set backbone.width=8 --set backbone.pool=1"
     words = ["pretrain", *small.split(), *tiny.split()]
@@ -140,7 +141,7 @@ def test_commands_work_in_any_folder(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_foreign_tune_is_refused_and_the_remedy_works(installed: Path, tmp_path: Path) -> None:
-    """Another package `tune` is installed over ours, as PyPI has one."""
+    """Another package named `tune`, such as PyPI's, is installed over ours."""
     foreign = tmp_path / "foreign"
     (foreign / "tune").mkdir(parents=True)
     (foreign / "tune/__init__.py").write_text("'''Another project.'''\n")
@@ -159,7 +160,7 @@ def test_a_foreign_tune_is_refused_and_the_remedy_works(installed: Path, tmp_pat
         assert said.stderr.count("\n") == 1
 
     remedy = said.stderr.strip().partition("put ours back: ")[2]
-    # The environment of this test has no pip of its own; it sees that of the packages' folder.
+    # The environment of this test has no pip of its own, but sees that of the other packages.
     typed = finished(["bash", "-c", remedy], tmp_path, PIP_NO_INDEX="1", PIP_QUIET="1")
     assert typed.returncode == 0, typed.stderr
     said = finished([str(installed / "vistune"), "--version"], tmp_path)

@@ -1,4 +1,4 @@
-"""Figures in the documents are those of the records in docs/results/."""
+"""Figures in the documents equal the records in docs/results/."""
 
 import importlib.util
 import json
@@ -79,7 +79,7 @@ def test_the_table_of_settings_decides_what_its_page_says(results: ModuleType) -
 def test_two_tables_under_different_seeds_decide_nothing_in_opposite_ways(
     results: ModuleType,
 ) -> None:
-    """docs/classify.md says so, and which questions are decided."""
+    """docs/classify.md states this, and which questions are decided."""
     better: list[dict[str, str]] = []
     for name in ("classify-adam", "classify-adam-seed1"):
         record = json.loads((REPO / f"docs/results/{name}.json").read_text())

@@ -1,4 +1,4 @@
-"""benchmarks/search_priors.py: a prior of other data sets, and what it is compared by."""
+"""benchmarks/search_priors.py: a prior from other data sets, and its comparison."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_a_prior_is_chosen_without_the_table_itself() -> None:
     points = prior_of(earth)
     assert len(points) == 3
     assert all(contains(earth.space, "", point) for point in points)
-    # Both have trained all of them, and each is among their best tenth.
+    # Both tables have trained all points, and each point is among their best tenth.
     for table in (letters, digits):
         best_tenth = sorted(table.values)[-len(table.values) // 10]
         assert all(max(table.curve(point)) >= best_tenth for point in points)

@@ -1,4 +1,4 @@
-"""benchmarks/search_regret.py: what a search pays, and how far it is from the best."""
+"""benchmarks/search_regret.py: the cost of a search, and its distance from the best."""
 
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ TABLE = Table(
     curves={(0,): [0.0, 0.1], (1,): [0.2, 0.3], (2,): [0.1, 0.9]},
     default={"kind": "poor"},
 )
-"""Two epochs; the best is .9, the median .3."""
+"""Two epochs. The best value is .9, the median .3."""
 
 
 class Listed:
-    """A searcher that asks for these trainings, and again for the last of them."""
+    """A searcher that asks for these trainings, then repeatedly for the last of them."""
 
     def __init__(self, *wanted: tuple[str, range]):
         self._wanted = list(wanted)
@@ -47,7 +47,7 @@ class Listed:
 
 
 def test_regret_is_in_units_of_the_best_above_the_median() -> None:
-    # Four trainings of two epochs, two at a time: the good one's second epoch is the ninth.
+    # Four trainings of two epochs, two at a time: the second epoch of "good" is the ninth.
     fair = [("fair", range(2))] * 4
     found = regrets(Listed(*fair, ("good", range(1, 2))), TABLE)
 

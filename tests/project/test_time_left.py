@@ -1,11 +1,11 @@
-"""The time left as recorded runs would have told it: `benchmarks/time_left.py`."""
+"""`benchmarks/time_left.py`: the time left, as it would have been shown during recorded runs."""
 
 import pytest
 
 from benchmarks.time_left import BOUND, DATA, FROM, read, replay
 
 STEADY = ("ssl-two-at-a-time", "function-interrupted", "function-two-at-a-time")
-"""Runs on a machine that was as fast at the end as at the beginning."""
+"""Runs on a machine that was as fast at the end as at the start."""
 
 
 @pytest.mark.parametrize("name", STEADY)
