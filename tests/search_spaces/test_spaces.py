@@ -1,5 +1,5 @@
-"""Search spaces: every point is a valid config, what does not apply is not asked, and the recipes
-of the literature are inside."""
+"""Search spaces: every point is a valid config, parameters that do not apply are not asked for, and
+the recipes of the literature are inside."""
 
 from functools import cache, partial
 from typing import Any
@@ -48,7 +48,7 @@ def test_every_point_is_a_valid_config(name: str, preset: str) -> None:
     base, experiment = default(name, preset), EXPERIMENTS[name]
     for point in points(name, preset):
         config: Any = build(experiment.config, base | point.params)
-        # asked for by the config's own names
+        # points use the config's own names
         assert {key: flatten(config)[key] for key in point.params} == point.params
         if name == "ssl":
             config.aug.views()
@@ -66,8 +66,8 @@ def test_the_default_is_inside(name: str, preset: str) -> None:
 
 @every_preset
 def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
-    """`--set optim.name=sgd`: Adam's rate lies outside of SGD's range, where no trial could find it
-    again."""
+    """After `--set optim.name=sgd`, Adam's learning rate would lie outside SGD's range, where no
+    trial could find it again."""
     experiment, moved = EXPERIMENTS[name], 0
     asked = asked_for(experiment.space, preset, default(name, preset), {})
     for key, choices in (
@@ -109,7 +109,7 @@ def test_a_pinned_value_is_not_searched(name: str, preset: str) -> None:
 
 
 def holds(condition: str, params: dict[str, Any]) -> bool:
-    """`optim.name=adam|sgd`, or nothing, against a point."""
+    """True if a point meets the condition, such as `optim.name=adam|sgd`, or if there is none."""
     key, _, values = condition.partition("=")
     return not condition or str(params.get(key)) in values.split("|")
 
@@ -162,8 +162,8 @@ def test_pinned_answers_every_kind_of_question() -> None:
     assert (pinned.suggest_categorical("d", ["z"]), trial.params) == ("z", {"d": "z"})
 
 
-# Of the literature and of the course reports (docs/architecture.md, "Search spaces"), each at the
-# batch size it is for.
+# Recipes of the literature and of the course reports (docs/architecture.md, "Search spaces"), each
+# with the batch size that it is for.
 LONG = {"schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1}  # 10 of 100 epochs
 BYOL_VIEWS = {
     "aug.policy": "byol",
@@ -223,15 +223,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_full_space_contains_the_recipe(recipe: dict[str, Any]) -> None:
     asked = asked_for(ssl, "full", default("ssl", "full") | recipe, {})
-    # all of it is searched, so that `contains` has looked at all of it
+    # all of it is searched, so `contains` checks all of it
     assert recipe.keys() <= asked.keys()
     for key, value in recipe.items():
         assert within(asked[key], value), f"{key}={value} is outside {asked[key]}"
     assert contains(ssl, "full", recipe)
 
 
-# DeepLab's recipe (Chen et al. 2017, section 4.1), and the networks of the reports, which give
-# neither rate nor augmentation of theirs.
+# DeepLab's recipe (Chen et al. 2017, section 4.1), and the networks of the reports, which state
+# neither learning rate nor augmentation.
 NADIR = {
     "aug.scale_min": 0.5,
     "aug.scale_max": 2.0,
@@ -293,14 +293,14 @@ def test_a_smaller_rate_of_the_backbone_is_for_one_that_has_learned() -> None:
     base = default("segment", "full")
     key = "freeze.backbone_lr"
     assert key not in asked_for(segment, "full", base, {})
-    assert key in asked_for(partial(segment, rules=1), "full", base, {})  # earlier studies
+    assert key in asked_for(partial(segment, rules=1), "full", base, {})  # in earlier studies
     loaded = asked_for(segment_from_backbone, "full", base, {})
-    assert within(loaded[key], 0.1)  # DeepLab's
+    assert within(loaded[key], 0.1)  # DeepLab's value
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("report")])
 def test_the_views_of_a_report_are_its_policy(name: str) -> None:
-    """Whatever the untuned default says of crops, blur and so on must not leak into them."""
+    """Crops, blur and other settings of the untuned default must not leak into them."""
     config: Any = build(EXPERIMENTS["ssl"].config, default("ssl", "full") | RECIPES[name])
     assert config.aug.views() == AUGMENTATIONS[config.aug.policy]
 
