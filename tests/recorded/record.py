@@ -1,15 +1,15 @@
-"""Records what a version of vistune writes, as test data for `tests/test_recorded.py`.
+"""Record what a version of vistune writes, as test data for `tests/test_recorded.py`.
 
     git worktree add /tmp/base 5d3a9ec
     python tests/recorded/record.py /tmp/base tests/recorded/5d3a9ec.tar.xz
 
 Everything is made through the command line of the given tree, in minutes on one core: finished
 studies of every experiment, the settings A to E, a study whose driver was killed within a trial,
-MLflow's store of them all, and two exported models. Beside them lie the commands that made them
-(`commands.json`), what the reports said of them and how the killed trial goes on (`said/`), and
-what the models answered (`answers/`).
+MLflow's store of them all, and two exported models. The archive also has the commands that made
+them (`commands.json`), the output of the reports and the epochs of the resumed trial (`said/`), and
+the models' answers (`answers/`).
 
-The storage has a fixed place, because MLflow's store holds absolute paths.
+The storage has a fixed path, because MLflow's store holds absolute paths.
 """
 
 import json
@@ -78,7 +78,7 @@ COMMANDS: dict[str, list[str]] = {
     "warm": arguments(f"ssl {_WARM} {_DIGITS} 3 --repeats 0 --local", BYOL),
     "killed": arguments(f"ssl --study killed {_DIGITS} 6 --repeats 1 --concurrent 1", SLOW_EPOCHS),
 }
-"""Study or group -> arguments of `tune/run.py`, but for the storage. `{root}` is ROOT."""
+"""Study or group -> arguments of `tune/run.py`, except the storage. `{root}` is ROOT."""
 
 EXPORTED = ["classify-B", "segment"]
 
@@ -93,15 +93,15 @@ numpy.savez_compressed(path, images=images, answers=numpy.asarray(model.predict(
 UNNEEDED = (
     "*.lock",
     "__pycache__",
-    "*embeddings-*.png",  # most of the bytes, and nothing is computed from pictures
-    "repeat-*/best.pt",  # what a repeat has to say is in the event log
+    "*embeddings-*.png",  # most of the bytes, and nothing reads pictures
+    "repeat-*/best.pt",  # a repeat's results are in the event log
 )
 SNAPSHOTS = "*.npz"
-"""Pictures are drawn from these at the end of a trial, and by the start after a kill."""
+"""Pictures are drawn from these at the end of a trial, or by the next start after a kill."""
 
 
 class Tree:
-    """The version that is recorded: a checkout, and an environment in which its commands run."""
+    """The version to record: a checkout, and an environment for its commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -114,7 +114,7 @@ class Tree:
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
     def start(self, study: str, *more: str, storage: Path = STORAGE) -> "subprocess.Popen[bytes]":
-        """Begin a command of COMMANDS."""
+        """Start a command of COMMANDS."""
         words = [word.replace("{root}", str(ROOT)) for word in COMMANDS[study]]
         command = [sys.executable, "tune/run.py", *words, *more, "--storage", str(storage)]
         print("$", *command, flush=True)
@@ -126,7 +126,7 @@ class Tree:
             raise SystemExit(f"{study} ended with {code}")
 
     def report(self, *words: str) -> str:
-        """What a command of `tune/report.py` prints."""
+        """Run a command of `tune/report.py`, and return what it prints."""
         command = [sys.executable, "tune/report.py", *words, "--storage", str(STORAGE)]
         print("$", *command, flush=True)
         run = subprocess.run(
@@ -142,7 +142,7 @@ class Tree:
 
 
 def make_images() -> None:
-    """A few images with masks: PNG, which decodes alike everywhere."""
+    """Make a few images with masks, as PNG, which decodes to the same pixels everywhere."""
     rng = np.random.default_rng(0)
     folder = ROOT / "images"
     for part, count in (("train", 12), ("val", 4)):
@@ -160,7 +160,7 @@ def make_images() -> None:
 
 
 def events(study: str, storage: Path = STORAGE) -> list[dict[str, Any]]:
-    """The whole lines of a study's event log."""
+    """The complete lines of a study's event log."""
     log = storage / study / "events.jsonl"
     if not log.exists():
         return []
@@ -169,7 +169,7 @@ def events(study: str, storage: Path = STORAGE) -> list[dict[str, Any]]:
 
 
 def within_a_later_trial(study: str) -> int | None:
-    """The trial after the first that has passed its first rung and has not ended."""
+    """Number of a trial after trial 0 that has passed its first rung and has not ended, or None."""
     reports: dict[int, int] = {}
     for event in events(study):
         if "repeat" in event or not event.get("trial"):
@@ -191,13 +191,13 @@ def kill(tree: Tree, study: str) -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
 
-    time.sleep(10)  # Ray's processes notice that their driver is gone
+    time.sleep(10)  # Ray's processes notice that their driver has died
     if within_a_later_trial(study) is None:
         raise SystemExit(f"{study} was killed too late; try again")
 
 
 def resume(tree: Tree, study: str) -> None:
-    """Keep what the interrupted trial of a study reports when a copy of the study is resumed."""
+    """Record what the interrupted trial of a study reports when a copy of the study is resumed."""
     trial = within_a_later_trial(study)
     copied = ROOT / "resumed"
     shutil.copytree(STORAGE / study, copied / study)
@@ -221,7 +221,7 @@ def resume(tree: Tree, study: str) -> None:
 
 
 def say(tree: Tree) -> None:
-    """Keep what the reports print of every study and of the group."""
+    """Record what the reports print about every study and the group."""
     for manifest in sorted(STORAGE.glob("*/study.json")):
         study = manifest.parent.name
         (SAID / f"{study}.txt").write_text(tree.report("show", study))
@@ -229,7 +229,7 @@ def say(tree: Tree) -> None:
 
 
 def answer(tree: Tree) -> None:
-    """Export models, and keep what they answer for images of noise."""
+    """Export models, and record their answers to images of noise."""
     answers = ROOT / "answers"
     answers.mkdir()
     for study in EXPORTED:
@@ -242,12 +242,12 @@ def answer(tree: Tree) -> None:
 
         model = str(STORAGE / study / "model")
         command = [sys.executable, "-c", PREDICT, model, str(path)]
-        environment = tree.environment | {"PYTHONPATH": ""}  # the model brings its code along
+        environment = tree.environment | {"PYTHONPATH": ""}  # the model contains its own code
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=PATIENCE_S)
 
 
 def needed(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Drop what nothing reads any more, and who made it."""
+    """Drop entries that nothing reads any more, and the owner of the others."""
     path = Path(entry.name)
     unneeded = any(path.match(pattern) for pattern in UNNEEDED)
     drawn = path.match(SNAPSHOTS) and path.parts[:2] != ("runs", "killed")
@@ -259,7 +259,7 @@ def needed(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def pack(archive: Path) -> None:
-    """Put everything but the image stores into one file."""
+    """Pack everything except the image stores into one file."""
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for name in ("commands.json", "images", "runs", "said", "answers"):
             tar.add(ROOT / name, name, filter=needed)
