@@ -1,4 +1,4 @@
-"""The command line as tests type it (the fixture `call` of conftest.py), and what it says."""
+"""The command line as tests use it (through the fixture `call` of conftest.py), and its output."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests import REPO
 from tune.reports.undrawn import write_wanted
 
 SCRIPT = str(REPO / "tune/run.py")
-NO_SERVER = "http://127.0.0.1:9"  # closed: these tests are not about MLflow
+NO_SERVER = "http://127.0.0.1:9"  # a closed port: these tests are not about MLflow
 LOCAL_TOY = ("toy", "--local", "--repeats", "0", "--trials")
 SMALL = (
     "--local",
@@ -36,8 +36,8 @@ BYOL = (
 
 
 def to_resolve(pins: list[str], preset: str) -> Any:
-    """Options of a command that `default_config.resolve` reads: pins and a preset alone were
-    typed."""
+    """Options of a command as `default_config.resolve` reads them, with only pins and a preset
+    given."""
     return SimpleNamespace(
         set=pins,
         space=None,
@@ -73,13 +73,13 @@ Call = Callable[..., Said]
 
 
 def use_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send studies to the real store of their storage, which `call` keeps them from."""
+    """Send studies to the real store of their storage, which `call` prevents."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 3.0)
 
 
 def leave_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures of a run to `report.py html`, where `call` has none drawn."""
+    """Leave the pictures of a run to `report.py html`. With `call` alone none are drawn."""
     monkeypatch.setattr(
         "tune.reports.plot_worker.Pictures.watch",
         lambda _, study: write_wanted(study.directory, "best"),

@@ -1,5 +1,5 @@
-"""Tests use one thread of torch each, a cache of their own per session, and no stray settings of
-the person who runs them."""
+"""Tests use one torch thread, a cache for the test session, and no settings of the person who runs
+them."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ os.environ.setdefault("VISTUNE_CACHE", tempfile.gettempdir() + f"/vistune-test-c
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-# a shell's background job, or nohup; the commands that tests interrupt would inherit it
+# set by nohup and for a shell's background jobs; commands that tests interrupt would inherit it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -58,8 +58,8 @@ LONG = (
     "test_packaging",
     "test_script",
 )
-"""Files that take longest, the longest first. A process gets whole files: a long one at the end
-would leave the other processes without work."""
+"""Files that take longest, the longest first. Each process gets whole files, so a long one at the
+end would leave the other processes idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,7 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Modules stay: the garbage collector need not look at them again after every test."""
+    """Freeze the imported modules, so that the garbage collector does not scan them after every
+    test."""
     gc.collect()
     gc.freeze()
 
@@ -84,7 +85,8 @@ def _one_thread() -> None:
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Call]:
-    """The command line in this process, in an empty folder, with the toy among its experiments."""
+    """Return a function that runs the command line in this process, in an empty folder. The toy is
+    among the experiments."""
     from tests.toy import TOY
     from tune import run
     from tune.experiments import EXPERIMENTS
@@ -102,10 +104,10 @@ def call(
     monkeypatch.setattr("tune.run.os._exit", leave)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 0.2)  # of a server that will not come
-    # A refusal kills a Ray that has begun beside it, and Ray then ends the process that it is in.
+    monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 0.2)  # for a server that will not answer
+    # A refusal kills a Ray that is already starting, and Ray then ends the process that it is in.
     monkeypatch.setattr("tune.execution.ahead.begin", lambda *_, **__: None)
-    # pictures have tests of their own, and each takes a process
+    # pictures have their own tests, and each takes a process
     monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -117,7 +119,7 @@ def call(
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """A headless Chromium, driven by selenium; its console is kept (`get_log("browser")`)."""
+    """A headless Chromium, driven by selenium. Its console is kept (`get_log("browser")`)."""
     selenium = pytest.importorskip(
         "selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'"
     )
@@ -126,7 +128,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("no browser: apt-get install -y chromium chromium-driver")
     options = selenium.ChromeOptions()
     options.binary_location = chromium
-    # The software renderer: parallel coordinates are drawn by WebGL.
+    # Parallel coordinates are drawn by WebGL, which needs the software renderer.
     for argument in (
         "--headless=new",
         "--no-sandbox",

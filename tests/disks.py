@@ -1,4 +1,4 @@
-"""A small file system to fill up."""
+"""A small file system that tests can fill."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(place: Path) -> Iterator[Path]:
-    """1 MB mounted on a new folder `place`; the test is skipped where that is not allowed."""
+    """Mount 1 MB on a new folder `place`, or skip the test if that is not allowed."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "vistune-test", str(place)]
     if (
@@ -28,7 +28,7 @@ def small_disk(place: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """The file that has taken all the room there was."""
+    """Write a file that takes all free space, and return its path."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (65536, 4096, 512):

@@ -1,4 +1,4 @@
-"""Event logs of studies that never ran, for what reads logs."""
+"""Event logs of studies that never ran, for tests of code that reads logs."""
 
 import random
 
@@ -60,7 +60,7 @@ def end(log, trial, state="COMPLETE", value=None, reason=None, error=None, metri
 
 
 def study_of(storage, trials=4, epochs=5, seed=0, name="ssl-1", finish="FINISHED"):
-    """A finished study with every kind of event; the values are irregular so that a mix-up
+    """Write a finished study with every kind of event. The values are irregular, so that a mix-up
     shows."""
     rng, log = random.Random(seed), begin(storage, name)
     for trial in range(trials):

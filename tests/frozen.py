@@ -1,4 +1,4 @@
-"""A classifier whose head alone trains, on cached features of a small random backbone."""
+"""A classifier of which only the head is trained, on cached features of a small random backbone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ FROZEN = ClassifierConfig(
 
 
 def frozen_config(folder: Path) -> ClassifierConfig:
-    """`FROZEN`, with calibrated random weights in a file of `folder`."""
+    """`FROZEN`, with calibrated random weights in a file in `folder`."""
     path = folder / "backbone.pt"
     torch.manual_seed(99)
     backbone = build_backbone(FROZEN.backbone)

@@ -1,5 +1,5 @@
 """A server that answers as Google's object store does (XML interface), as far as `google_store.py`
-asks: https://cloud.google.com/storage/docs/xml-api/reference-headers."""
+needs it: https://cloud.google.com/storage/docs/xml-api/reference-headers."""
 
 import re
 import threading
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-_PAGE = 3  # keys of a page of a listing
+_PAGE = 3  # keys on one page of a listing
 _XML = "http://doc.s3.amazonaws.com/2006-03-01"
 
 
@@ -25,14 +25,14 @@ class Object:
 
 
 class Buckets:
-    """What the server holds: bucket -> key -> object."""
+    """The server's content: bucket -> key -> object."""
 
     def __init__(self, *names: str):
         self.objects: dict[str, dict[str, Object]] = {name: {} for name in names}
         self.lock = threading.Lock()
         self.generations = 1_700_000_000_000_000
         self.refuses = ""
-        """Code of an error that is given to every request."""
+        """Code of an error that answers every request, or ""."""
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -102,7 +102,7 @@ class _Answers(BaseHTTPRequestHandler):
         return bucket, key
 
     def _fits(self, there: Object | None) -> bool:
-        """The condition of a write; 0: there is no object."""
+        """Check the condition of a write; 0 means that there is no object."""
         wanted = self.headers.get("x-goog-if-generation-match")
         if wanted is None or int(wanted) == (0 if there is None else there.generation):
             return True
@@ -176,7 +176,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(buckets: Buckets) -> Iterator[str]:
-    """Serve these buckets; yields the address."""
+    """Serve these buckets, and yield the address."""
     handler = type("Answers", (_Answers,), {"buckets": buckets})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

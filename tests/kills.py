@@ -1,4 +1,4 @@
-"""The real command line as a process to be killed, and what must hold of its study afterwards."""
+"""The real command line as a process that is killed, and checks of its study afterwards."""
 
 import contextlib
 import os
@@ -35,17 +35,17 @@ LONG = (
     "train.epochs=12",
     *(setting for setting in SMALL if not setting.startswith("train.epochs=")),
 )
-"""Trial 0, which is never stopped, runs for longer than a second process needs to come, on a busy
-machine too."""
+"""Trial 0, which is never stopped, runs for longer than a second process takes to start, even on a
+busy machine."""
 TRIALS = 6
 REPEATS = 1
 MARK = "VISTUNE_TEST_MARK"
-PATIENCE_S = 900  # with what a busy machine makes of half a minute
+PATIENCE_S = 900  # a busy machine may need this for half a minute's work
 
 
 class Command:
-    """`python tune/run.py ssl ...`, always the same, in a storage of its own; what it starts
-    carries a mark in its environment."""
+    """`python tune/run.py ssl ...`, always the same, in its own storage. All processes that it
+    starts carry a mark in their environment."""
 
     experiment, settings = "ssl", SMALL
 
@@ -95,12 +95,11 @@ class Command:
         )
 
     def alive(self, *variables: str) -> dict[int, str]:
-        """Ids and command lines of the processes that this command has started and that are still
-        there; with `variables` (NAME=VALUE), those alone that have these in their environment
-        too."""
+        """Ids and command lines of the living processes that this command has started. With
+        `variables` (NAME=VALUE), only those that also have these in their environment."""
         wanted, found = {word.encode() for word in (f"{MARK}={self.mark}", *variables)}, {}
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it ended while we looked
+            with contextlib.suppress(OSError):  # it ended meanwhile
                 if wanted <= set((process / "environ").read_bytes().split(b"\0")):
                     found[int(process.name)] = (
                         (process / "cmdline").read_text().replace("\0", " ")[:120]
@@ -120,7 +119,7 @@ class LongCommand(Command):
 def wait_until(
     condition: Callable[[], bool], command: Command, process: "subprocess.Popen[str] | None" = None
 ) -> None:
-    """As long as it takes, unless `process` ends before."""
+    """Wait for a condition. Fail if `process` ends before."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process is None or process.poll() is None, f"ended too soon: {command.output}"
@@ -129,8 +128,8 @@ def wait_until(
 
 
 def two_run(events: list[dict[str, Any]]) -> bool:
-    """Whether two trials run that no rung can stop in the next moment: after one epoch of `LONG`,
-    or the default."""
+    """True if two trials run that no rung can stop in the next moment: each is the default, or has
+    reported one epoch of `LONG`."""
     reports, ends = (
         [e for e in events if e["event"] == kind and "repeat" not in e]
         for kind in ("report", "end")
@@ -141,8 +140,8 @@ def two_run(events: list[dict[str, Any]]) -> bool:
 
 
 def check_study(command: Command, trials: int = TRIALS) -> None:
-    """Optuna by its own backend, the log, and a replay of every trial that must say the same bit
-    for bit."""
+    """Check Optuna's trials, read by its own backend, and the log. Replay every trial, which must
+    match bit for bit."""
     storage = JournalStorage(JournalFileBackend(str(command.folder / "study.journal")))
     found = optuna.load_study(study_name=command.experiment, storage=storage).trials
     assert [t.number for t in found] == list(range(trials))
@@ -162,12 +161,12 @@ def check_study(command: Command, trials: int = TRIALS) -> None:
             said
         )
         compared = [line for line in said if line.startswith("epoch ")]
-        assert len(compared) == len(epochs)  # weights that had been removed have a line, too
+        assert len(compared) == len(epochs)  # replays of removed weights have an additional line
 
 
 def check_mlflow(command: Command, trials: int = TRIALS) -> None:
-    """One run a trial, one a repeat, every epoch of every metric as it is in the log, nothing
-    running."""
+    """Check that each trial and each repeat has one run, that every metric has every epoch as in
+    the log, and that no run is open."""
     runs = store(command.storage)
     kinds = Counter(run["tags"]["kind"] for run in runs.values())
     repeated = {(e["trial"], e["repeat"]) for e in command.events("start") if "repeat" in e}

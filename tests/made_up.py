@@ -1,4 +1,5 @@
-"""Studies with made-up curves, killed at any write and resumed, against those that never were."""
+"""Studies with made-up curves that are killed at any write and resumed, against undisturbed
+ones."""
 
 from collections.abc import Callable
 from math import log10
@@ -22,10 +23,10 @@ EPOCHS = 9
 def open_made_up(
     root: Path, experiment: Experiment, trials: int, repeats: int = 0, **changes: Any
 ) -> Study:
-    """A study whose default is in the middle of the spaces of these tests.
+    """Open a study whose default is in the middle of the spaces of these tests.
 
     Args:
-        changes: of the manifest; `rules` beside those of a new study.
+        changes: fields of the manifest; `rules` adds to those of a new study.
     """
     about = manifest(
         space=as_json(describe(experiment.space, "tiny", {})),
@@ -41,14 +42,15 @@ def open_made_up(
 
 
 def quality(config: dict[str, Any], epoch: int) -> float:
-    """A made-up curve, best at a rate of .05 without dropout; some rise later than others."""
+    """A made-up curve, best at a learning rate of .05 without dropout. Some curves rise later than
+    others."""
     end = 1 - abs(log10(config["optim.lr"]) + 1.3) / 4 - config["dropout"]
     return end * epoch / (epoch + config["train.batch_size"] / 10)
 
 
 def play(study: Study) -> None:
-    """Do the study's work with made-up curves; a run that was interrupted goes on behind its last
-    report. A large batch is quick."""
+    """Do the study's work with made-up curves. An interrupted run continues after its last report.
+    A large batch is quick."""
     while isinstance(work := study.next_work(), Work):
         if work.kind == "baseline":
             study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.0}))
@@ -74,11 +76,11 @@ def _play_run(study: Study, work: Work) -> None:
 
 
 class Killed(BaseException):
-    """The end of a process."""
+    """End the process."""
 
 
 def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """End the process at its n-th write: before it where n is even, otherwise behind it. Nothing is
+    """End the process at its n-th write: before it if n is even, otherwise after it. Nothing is
     written after that."""
     append = AppendOnlyFile.append_lines
     count = 0
@@ -117,8 +119,8 @@ def check_kills(
     at: range,
     **changes: Any,
 ) -> list[FrozenTrial]:
-    """The study that is killed at each of these writes, one kill after the other, equals the one
-    that never is."""
+    """Check that a study that is killed at each of these writes, one after the other, equals an
+    undisturbed one."""
     whole = open_made_up(root / "whole", experiment, trials, **changes)
     run(whole)
     whole.close()

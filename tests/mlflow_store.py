@@ -1,4 +1,5 @@
-"""What an MLflow database holds, read through SQL, and what an event log says that it must hold."""
+"""The content of an MLflow database, read through SQL, and what it should be according to an event
+log."""
 
 import sqlite3
 from pathlib import Path
@@ -9,7 +10,7 @@ from tune.tracking.database import ensure_database
 
 
 def begin_store(storage: Path) -> None:
-    """Gives a storage an MLflow database without runs."""
+    """Give a storage an MLflow database without runs."""
     ensure_database(storage / "mlflow.db")
 
 
@@ -52,8 +53,8 @@ def store(storage: Path) -> dict[str, dict[str, Any]]:
 
 
 def reported(log: EventLog) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows that the reports of the log ask for, in plain Python, by run name: each (metric,
-    epoch) as it first came."""
+    """The rows that follow from the reports in the log, by run name: the first value of each
+    (metric, epoch)."""
     wanted: dict[str, dict[Any, Any]] = {}
     for event in EventLog.read(log.path)[0]:
         if event["event"] == "report":

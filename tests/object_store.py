@@ -1,4 +1,4 @@
-"""Machines that share a bucket of moto's S3 server (fixtures `server` and `store` of
+"""Machines that share a bucket on moto's S3 server (fixtures `server` and `store` of
 tests/tune/object_store/conftest.py)."""
 
 from pathlib import Path
@@ -12,7 +12,7 @@ BUCKET = "studies"
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
-    """The storage folder of a machine of its own."""
+    """The storage folder of a new machine."""
     monkeypatch.setenv("VISTUNE_CACHE", str(home))
     return s3.local_folder(f"s3://{BUCKET}/runs")
 

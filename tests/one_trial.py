@@ -1,4 +1,4 @@
-"""The smallest study: one trial, of which nothing is searched, in this process."""
+"""The smallest study: one trial without anything to search, in this process."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def one_trial(
     repeats: int = 0,
     **about: Any,
 ) -> Path:
-    """Search `root/name` to its end: one trial of `config` and its repeats. Returns the study's
+    """Search `root/name` to its end: one trial of `config` and its repeats. Return the study's
     folder.
 
     Args:

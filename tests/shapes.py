@@ -1,5 +1,5 @@
-"""Images with masks that are made in milliseconds: squares and discs on a background, in colours of
-their own, with noise."""
+"""Images with masks that are made in milliseconds: squares and discs on a background, each class in
+its own colour, with noise."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ COLORS = ((90, 120, 60), (200, 60, 60), (60, 60, 200))
 
 
 def shapes(train: int = 48, val: int = 12, seed: int = 0) -> DataSet:
-    """Of every image the first row is of unknown class."""
+    """Make the data set. The first row of every image is of unknown class."""
     rng, n = np.random.default_rng(seed), train + 2 * val
     masks = np.zeros((n, SIZE, SIZE), np.uint8)
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -45,7 +45,7 @@ def shapes(train: int = 48, val: int = 12, seed: int = 0) -> DataSet:
 
 
 class Shapes(Segmentation):
-    """The real trainable on these."""
+    """The real trainable on these images."""
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:

@@ -18,7 +18,7 @@ def fresh_state(
     optimizer: torch.optim.Optimizer | None = None,
     sampler: BatchSampler | None = None,
 ) -> TrainingState:
-    """The state before the first step; plain SGD where no optimizer is given."""
+    """The state before the first step. The optimizer is plain SGD if none is given."""
     optimizer = optimizer or torch.optim.SGD(trainable.parameters(), 0.1)
     batches = BatchSplitter(trainable, config, runtime, sampler or trainable.sampler())
     return checkpoint.restore(trainable, optimizer, batches, runtime)

@@ -1,5 +1,5 @@
-"""Small studies for tests: the toy's, run in this process or on Ray, what their logs hold, and
-records of settings that no trial has been run for."""
+"""Small studies for tests: the toy's, run in this process or on Ray, the content of their logs, and
+records of settings without running a trial."""
 
 import shutil
 import tempfile
@@ -20,8 +20,8 @@ Event = dict[str, Any]
 
 
 POOR = {"optim.lr": 1e-3}
-"""A default that others beat on every kind of processor: which of two good ones is ahead, depends
-on how it rounds."""
+"""A default that other configurations beat on every kind of processor. Between two good ones,
+rounding would decide."""
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -56,8 +56,8 @@ _folders: dict[str, Path] = {}
 
 
 def finished(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
-    """A study as `finish` makes it, for tests of what comes after: equal ones are run once a
-    process, and copied into `root`."""
+    """Return a study as `finish` makes it, for tests of what comes afterwards. Equal studies are
+    run once per process, and copied into `root`."""
     key = repr((trials, repeats, sorted(changes.items())))
     if key not in _folders:
         _folders[key] = Path(_RUN.name) / str(len(_folders))
@@ -91,7 +91,7 @@ def events(root: Path) -> list[dict[str, Any]]:
 
 
 def of_trial(study: Study, number: int, kind: str) -> list[Event]:
-    """The events of one kind that a trial has in its study's log."""
+    """The events of one kind that a study's log has of a trial."""
     return [
         e
         for e in EventLog.read(study.directory / "events.jsonl")[0]
@@ -119,8 +119,8 @@ def write_setting(
     seed: int = 0,
     summary: dict[str, Any] | None = None,
 ) -> None:
-    """A finished study of one setting whose trials were repeated with these test accuracies; its
-    values fall with the trial's number.
+    """Write a finished study of one setting whose trials were repeated with these test accuracies.
+    Its values fall with the trial's number.
 
     Args:
         tested: outcomes of the test images of every repeat.

@@ -1,5 +1,5 @@
-"""docs/adding-a-trainable.md, done: its blocks are added to a copy of the code, and its commands
-run there."""
+"""The steps of docs/adding-a-trainable.md: its blocks are added to a copy of the code, and its
+commands run there."""
 
 import os
 import re

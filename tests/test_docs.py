@@ -1,6 +1,5 @@
-"""What documents say of the product, against the product: each line quoted in
-docs/troubleshooting.md is one that the code can print, and links between documents lead
-somewhere."""
+"""Documents agree with the product: the code can print each line quoted in docs/troubleshooting.md,
+and links between documents work."""
 
 import ast
 import re
@@ -24,11 +23,11 @@ _NOT_SAID = (
     "ray ",
     "unset ",
 )
-ANY = "\0"  # stands for what is filled in
+ANY = "\0"  # stands for a value that is filled in
 
 
 def messages() -> Iterator[str]:
-    """Every string of the code, with `ANY` for each value in it."""
+    """Every string in the code, with `ANY` for each value in it."""
     for package in ("tune", "trainables"):
         for path in (REPO / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -42,15 +41,15 @@ def messages() -> Iterator[str]:
 
 
 def quoted(page: str) -> list[str]:
-    """Lines of the product in a page: code with a blank in it that is neither a command nor
-    options."""
+    """Lines of the product that a page quotes: code with a blank in it that is neither a command
+    nor an option."""
     code = re.findall(r"`([^`\n]+)`", page)
     return [text for text in code if " " in text and not text.startswith(_NOT_SAID)]
 
 
 def is_said(line: str, said: list[str]) -> bool:
-    """Whether the fixed parts of a line occur in one message, in order, with something filled in
-    between."""
+    """True if one message has the fixed parts of a line in order, with filled-in values between
+    them."""
     parts = [re.escape(part.strip()) for part in line.split("...") if part.strip()]
     pattern = re.compile(rf".*?[{ANY} ]*".join(parts), re.DOTALL)
     return any(pattern.search(message) for message in said)

@@ -1,4 +1,4 @@
-"""docs/functions.md, done: its file becomes a study with a verdict."""
+"""The steps of docs/functions.md: its file becomes a study with a verdict."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Dependence has one direction: tune -> search_spaces -> trainables, and down the floors of each.
+"""Dependencies point one way: tune -> search_spaces -> trainables, and down the floors of each.
 
 A floor is a set of rooms (packages) and loose modules. A module imports from its own room and from
-floors below; two rooms of one floor do not know each other.
+floors below. Two rooms on one floor do not import each other.
 """
 
 import ast
@@ -68,13 +68,13 @@ FLOORS = {
         {"packages", "processors", "redaction"},
     ],
 }
-"""From the front door down."""
+"""Floors of each package, from the top down."""
 MODULES = [path for package in FORBIDDEN for path in sorted((REPO / package).rglob("*.py"))]
 
 
 @functools.cache
 def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    """Every import of a file, wherever in it."""
+    """Every import in a file, at any level."""
     nodes = ast.walk(ast.parse(path.read_text()))
     return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
 
@@ -134,7 +134,7 @@ def test_imports_point_down_the_floors(package: str) -> None:
 
 
 def test_the_python_api_is_the_engines_only_caller() -> None:
-    """The command line is one of its users; of the rest of it `tune` knows the version."""
+    """The command line uses the API. Otherwise `tune` imports only its version."""
     importers = {
         str(path.relative_to(REPO)): [
             node.module for node in imports(path) if isinstance(node, ast.ImportFrom)
@@ -173,7 +173,7 @@ def test_only_what_starts_ray_imports_it() -> None:
 
 
 def printed_by(program: str) -> str:
-    """The output of a program in a fresh process, which has imported nothing of ours yet."""
+    """The output of a program in a fresh process."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=REPO,
@@ -187,7 +187,7 @@ def printed_by(program: str) -> str:
 
 @pytest.mark.heavy
 def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
-    """What their own dependencies import counts as well."""
+    """Imports of their own dependencies count too."""
     program = (
         "import sys, trainables.byol, trainables.engine.fit, search_spaces.ssl; "
         "print(sorted({'ray', 'optuna', 'mlflow', 'tune'} & sys.modules.keys()))"
@@ -196,7 +196,7 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
 
 
 def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
-    """Its import alone takes longer than the leaderboard of 1,000 trials."""
+    """Importing torch alone takes longer than the leaderboard of 1,000 trials."""
     heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "plotly", "jinja2"}
     program = (
         "import sys, tune.report, tune.reports.verdict; "
@@ -223,7 +223,7 @@ for words in sys.stdin.read().splitlines():
         os.kill(os.getpid(), 9)
     os.wait()
 """
-"""Each command in a process of its own, which begins with what all of them import."""
+"""Run each command in a process of its own, which begins with the imports that all of them need."""
 
 
 def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(tmp_path: Path) 
 
 @pytest.mark.heavy
 def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
-    """It needs every config and how data are loaded, but no network."""
+    """It needs all configs and the loading of data, but no network."""
     only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate", "torchmetrics"}
     program = (
         "import sys, tune.execution.ray_tune, tune.cli.session; from tune.experiments import "
@@ -285,4 +285,4 @@ def test_no_script_of_tune_hides_another_module() -> None:
         if not name.startswith("__editable__")
     }
     assert not own & (set(sys.stdlib_module_names) | installed)
-    assert {"ray", "optuna", "torch"} <= installed  # the list is a real one
+    assert {"ray", "optuna", "torch"} <= installed  # the list is not empty

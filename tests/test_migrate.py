@@ -1,4 +1,5 @@
-"""docs/migrate.md, done: its files are written into one folder, and its commands run there."""
+"""The steps of docs/migrate.md: its files are written into one folder, and its commands run
+there."""
 
 import ast
 import os
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def missing(command: str) -> list[str]:
-    """Packages that the files of a command import, and that are not installed."""
+    """Packages that the files of a command import and that are not installed."""
     named = [text for name, text in FILES if name in command.split() and name.endswith(".py")]
     imported = set()
     for text in named:
@@ -67,7 +68,7 @@ def test_before(command: str, folder: Path) -> None:
         pytest.skip(f"not installed: {missing(command)}")
 
     typed = command.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
-    alone = os.environ | {"RAY_ADDRESS": "local"}  # no cluster that another test has left behind
+    alone = os.environ | {"RAY_ADDRESS": "local"}  # not a cluster that another test left behind
     done = subprocess.run(
         typed, shell=True, cwd=folder, env=alone, capture_output=True, text=True, check=False
     )
@@ -79,7 +80,7 @@ def test_before(command: str, folder: Path) -> None:
 def test_after(command: str, folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing(command):
         pytest.skip(f"not installed: {missing(command)}")
-    for name, _ in FILES:  # a file of an earlier test is not this one
+    for name, _ in FILES:  # drop modules of the same names from earlier tests
         monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
     monkeypatch.syspath_prepend(str(folder))
     typed = command.replace("-- python ", f"-- {shlex.quote(sys.executable)} ")

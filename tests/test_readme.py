@@ -1,4 +1,4 @@
-"""The README: short, its example runs, its terminal output is the product's."""
+"""The README is short, its example runs, and its terminal output comes from the product."""
 
 import re
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_example_becomes_a_study(
 
 @pytest.mark.parametrize("name", ["run", "show", "ui"])
 def test_terminal_output_was_printed_by_the_product(name: str) -> None:
-    """Every line stands in the recording, in its order (`.ci/record_terminal.py`)."""
+    """Every line is in the recording, in order (`.ci/record_terminal.py`)."""
     found = re.search(rf"<!-- recorded: {name} -->\n```text\n(.*?)```", README, re.DOTALL)
     assert found is not None
     recording = (REPO / "docs" / "recordings" / f"{name}.txt").read_text()
@@ -66,4 +66,4 @@ def test_terminal_output_was_printed_by_the_product(name: str) -> None:
     shown = [line for line in found[1].splitlines() if line != "..."]
     assert len(shown) >= 2
     for line in shown:
-        assert line in printed  # consumes the lines before it
+        assert line in printed  # also consumes the lines before it

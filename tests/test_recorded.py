@@ -1,8 +1,8 @@
-"""Studies, event logs, MLflow's store and models of an earlier version work under this one.
+"""Studies, event logs, MLflow's store and models of an earlier version work with this one.
 
 `tests/recorded/5d3a9ec.tar.xz` is what commit 5d3a9ec wrote (`tests/recorded/record.py` made it).
-Only the command line and the durable files are used here, as a user would, so that the code may be
-arranged in any way. VISTUNE_TREE names another checkout to be tested in place of this one.
+Only the command line and the durable files are used here, as a user would, so the code may be
+rearranged freely. VISTUNE_TREE names another checkout to test instead of this one.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from tests import REPO
 TREE = Path(os.environ.get("VISTUNE_TREE") or REPO).resolve()
 ARCHIVE = REPO / "tests/recorded/5d3a9ec.tar.xz"
 RECORDED_AT = "/tmp/vistune-recorded"
-PATIENCE_S = 600  # of seconds, on a machine that does much else
+PATIENCE_S = 600  # a busy machine may need this for seconds of work
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -53,7 +53,7 @@ for words in json.loads(sys.argv[1]):
     said.append([code or 0, out.getvalue()])
 print(json.dumps(said))
 """
-"""Commands that only look, in one process: most of the time of one is its imports."""
+"""Run reading commands in one process, because imports would take most of the time of each."""
 
 PREDICT = """
 import json, sys
@@ -90,19 +90,19 @@ class Recorded:
         return sorted(path.parent.name for path in self.storage.glob("*/study.json"))
 
     def said(self, name: str) -> str:
-        """What the reports said when the archive was made."""
+        """Recorded output of the reports."""
         return (self.root / "said" / name).read_text()
 
     def log(self, study: str) -> Path:
         return self.storage / study / "events.jsonl"
 
     def events(self, study: str) -> list[Event]:
-        """The whole lines of a study's event log."""
+        """The complete lines of a study's event log."""
         lines = self.log(study).read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def command(self, study: str, *more: str) -> list[str]:
-        """The command that the study or group was recorded with; of an option given twice the
+        """The command that the study or group was recorded with. If an option is given twice, the
         later one counts."""
         words = json.loads((self.root / "commands.json").read_text())[study]
         words = [word.replace("{root}", str(self.root)) for word in words]
@@ -112,7 +112,7 @@ class Recorded:
         return ["tune/report.py", *words, "--storage", str(self.storage)]
 
     def start(self, words: list[str]) -> "subprocess.Popen[str]":
-        """Begin a command of the tree under test."""
+        """Start a command of the tree under test."""
         command = [sys.executable, str(TREE / words[0]), *words[1:]]
         return subprocess.Popen(
             command,
@@ -124,7 +124,7 @@ class Recorded:
         )
 
     def finish(self, words: list[str], code: int = 0, patience_s: float = PATIENCE_S) -> str:
-        """Run a command to its end; returns what it printed."""
+        """Run a command to its end, and return what it printed."""
         process = self.start(words)
         try:
             said, _ = process.communicate(timeout=patience_s)
@@ -134,7 +134,7 @@ class Recorded:
         return said
 
     def look(self, commands: list[list[str]]) -> list[str]:
-        """Run commands that only look; returns what each printed."""
+        """Run commands that only read, and return what each printed."""
         scripts = [[str(TREE / words[0]), *words[1:]] for words in commands]
         run = subprocess.run(
             [sys.executable, "-c", SEVERAL_COMMANDS, json.dumps(scripts)],
@@ -152,12 +152,13 @@ class Recorded:
 
 
 def environment() -> dict[str, str]:
-    """Imports come from the tree under test, in subprocesses of its commands too."""
+    """Environment in which imports come from the tree under test, also in subprocesses of its
+    commands."""
     return os.environ | {"PYTHONPATH": str(TREE), "MPLBACKEND": "Agg"}
 
 
 def unpack(root: Path) -> Recorded:
-    """A copy of the recorded storage in `root`."""
+    """Unpack a copy of the recorded storage into `root`."""
     with tarfile.open(ARCHIVE) as tar:
         tar.extractall(root, filter="data")
     recorded = Recorded(root)
@@ -166,11 +167,11 @@ def unpack(root: Path) -> Recorded:
 
 
 def move_store(database: Path, before: str, now: str) -> None:
-    """Put another root into every path of an MLflow store.
+    """Replace the root in every path of an MLflow store.
 
-    MLflow keeps the absolute locations of experiments, runs, models and versions in its database,
-    and a user's storage stays where it was when the code under it is replaced. The studies' own
-    files are left alone: they may say where a backbone or the data once were, and find them again.
+    MLflow keeps absolute paths of experiments, runs, models and versions in its database. A user's
+    storage stays where it was when the code is replaced. The studies' own files are left alone:
+    they may name a former place of a backbone or of the data, and find it again.
     """
     with contextlib.closing(sqlite3.connect(database)) as store, store:
         tables = store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -188,34 +189,34 @@ def recorded(tmp_path: Path) -> Recorded:
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """Shared by tests that add nothing to a study."""
+    """Share one copy among the tests that add nothing to a study."""
     return unpack(tmp_path_factory.mktemp("recorded"))
 
 
-# -- reading what is printed, logged and stored
+# -- reading output, logs and the store
 
 
 def decimals(text: str) -> list[str]:
-    """The numbers with a decimal point, whatever is said around them. Notes, and the line on the
-    chosen trial, explain, and may say it in other words."""
+    """The numbers with a decimal point, whatever the text around them. Notes and the line on the
+    chosen trial are left out, because they explain, and may be worded differently."""
     explained = ("note:", "* chosen:")
     said = [line for line in text.splitlines() if not line.startswith(explained)]
     return sorted(re.findall(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?", "\n".join(said)))
 
 
 def leaderboard(text: str) -> list[tuple[str, ...]]:
-    """Trial, state, epochs and value of every row of `report.py show`."""
+    """Trial, state, epochs and value in every row of `report.py show`."""
     found = re.findall(r"^ *(?:\* )?(\d+)  +(\w+) +(\d+) (?: *(\d\.\d+))?", text, re.MULTILINE)
     return [(trial, state if state in ENDED else "", *rest) for trial, state, *rest in found]
 
 
 def ends(events: list[Event]) -> Counter[tuple[int, int | None]]:
-    """How often each trial, or its repeat under a seed, has ended."""
+    """Number of ends of each trial, or of its repeat under a seed."""
     return Counter((e["trial"], e.get("repeat")) for e in events if e["event"] == "end")
 
 
 def epochs(events: list[Event], trial: int) -> dict[int, dict[str, float]]:
-    """Epoch -> metrics of a trial. Every epoch is on record once."""
+    """Epoch -> metrics of a trial. Assert that every epoch is on record once."""
     reports = [e for e in events if e["event"] == "report" and e["trial"] == trial]
     found = {e["epoch"]: e["metrics"] for e in reports if "repeat" not in e}
     assert len(found) == len([e for e in reports if "repeat" not in e])
@@ -223,7 +224,7 @@ def epochs(events: list[Event], trial: int) -> dict[int, dict[str, float]]:
 
 
 def runs(database: Path) -> dict[str, dict[str, Any]]:
-    """Id -> all that MLflow's store has of a run."""
+    """Id -> everything that MLflow's store has of a run."""
     with contextlib.closing(sqlite3.connect(database)) as store:
         found = store.execute("SELECT run_uuid, name, status, lifecycle_stage FROM runs")
         described = {run_id: {"run": rest} for run_id, *rest in found.fetchall()}
@@ -239,7 +240,7 @@ def runs(database: Path) -> dict[str, dict[str, Any]]:
 
 
 def run_kinds(database: Path, study: str) -> Counter[str]:
-    """How many runs of each kind MLflow has of a study."""
+    """Number of runs of each kind that MLflow has of a study."""
     found = [dict(run["tags"]) for run in runs(database).values()]
     ids = {tags["study.id"] for tags in found if tags.get("mlflow.runName") == study}
     assert len(ids) == 1
@@ -248,7 +249,7 @@ def run_kinds(database: Path, study: str) -> Counter[str]:
 
 @contextlib.contextmanager
 def appended_only(*files: Path) -> Iterator[None]:
-    """The files keep what they had, and get more."""
+    """Assert that the files keep their content, and grow."""
     before = [path.read_bytes() for path in files]
     yield
     for path, content in zip(files, before, strict=True):
@@ -258,7 +259,7 @@ def appended_only(*files: Path) -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """For as long as the process lives, at most PATIENCE_S."""
+    """Wait for a condition while the process lives, for at most PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -266,7 +267,7 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") 
         time.sleep(0.05)
 
 
-# -- looking
+# -- reading
 
 
 def test_reports_say_what_they_said(untouched: Recorded) -> None:
@@ -301,7 +302,7 @@ def test_reports_say_what_they_said(untouched: Recorded) -> None:
 
 
 def measured(said: str) -> list[str]:
-    """The metric of every trial that `report.py show` tells, or of every setting of a table."""
+    """The metric of every trial in `report.py show`, or of every setting of a table."""
     rows = leaderboard(said)
     if rows:
         return [value for *_, value in rows if value]
@@ -309,7 +310,7 @@ def measured(said: str) -> list[str]:
 
 
 def as_number(cell: str) -> Any:
-    """A cell of a table: a text, or a number, whose last digit another processor may round."""
+    """A cell of a table: text, or a number whose last digit may differ with the processor."""
     try:
         return pytest.approx(float(cell), rel=1e-9)
     except ValueError:
@@ -332,7 +333,7 @@ def test_mlflow_is_sent_nothing_twice(untouched: Recorded) -> None:
 
 
 def events_sent(said: str) -> dict[str, int]:
-    """Study -> how many events `report.py sync` has sent."""
+    """Study -> number of events that `report.py sync` has sent."""
     found = re.findall(r"^(\S+): (\d+) events", said, re.MULTILINE)
     return {study: int(count) for study, count in found}
 
@@ -347,7 +348,7 @@ def events_sent(said: str) -> dict[str, int]:
 def test_exported_models_answer_as_they_did(
     untouched: Recorded, tmp_path: Path, loaded: str
 ) -> None:
-    """One from its study's folder, one from the registry."""
+    """One is loaded from its study's folder, one from the registry."""
     models = {
         "classify-B": str(untouched.storage / "classify-B/model"),
         "segment": "models:/segment@champion",
@@ -368,7 +369,7 @@ def test_exported_models_answer_as_they_did(
 
     for _, noise, answers in wanted:
         then, now = np.load(noise)["answers"], np.load(answers)
-        if then.dtype == np.uint8:  # class numbers: a pixel between two classes may change sides
+        if then.dtype == np.uint8:  # class numbers: a pixel between two classes may differ
             assert now.shape == then.shape == (4, 32, 32)
             assert (now == then).mean() > 0.999
         else:
@@ -376,7 +377,7 @@ def test_exported_models_answer_as_they_did(
             np.testing.assert_allclose(now, then, rtol=1e-5)
 
 
-# -- going on
+# -- resuming
 
 
 @pytest.mark.parametrize("study", ["ssl", pytest.param("classify", marks=pytest.mark.slow)])
@@ -422,20 +423,20 @@ def test_killed_trial_resumes_from_its_checkpoint(recorded: Recorded) -> None:
 def mark(checkpoint: Path) -> None:
     """Make the first epoch after the checkpoint report a loss that is greater by 1.
 
-    A trial that began anew would report what one that resumed does, bit for bit, only later: the
-    mark tells that the checkpoint was read.
+    A trial that began anew would report the same, bit for bit, as one that resumed, only later. The
+    mark shows that the checkpoint was read.
     """
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["progress"]["loss_sum"] == 0.0
-    saved["progress"]["loss_sum"] = 512 / 32  # one for each of the epoch's steps
+    saved["progress"]["loss_sum"] = 512 / 32  # 1 for each of the epoch's steps
     torch.save(saved, checkpoint)
 
 
 def check_resumed_epochs(
     recorded: Recorded, expected: dict[str, Any], marked: int | None = None
 ) -> None:
-    """The trial reports what it did under the version that began it, up to the rounding of another
-    processor."""
+    """Check that the trial reports what it did under the version that began it, up to rounding on
+    another processor."""
     resumed = epochs(recorded.events("killed"), expected["trial"])
     for epoch, then in expected["reports"].items():
         now = resumed[int(epoch)]
@@ -447,7 +448,8 @@ def check_resumed_epochs(
 
 
 def extend(recorded: Recorded, study: str, trials: int, *more: str) -> None:
-    """Run the study's command again with more trials, and look at all that it has then."""
+    """Run the study's command again with more trials, and check everything that the study has
+    then."""
     before, old_events = runs(recorded.database), recorded.events(study)
     kinds = run_kinds(recorded.database, study)
     with appended_only(recorded.log(study), recorded.storage / study / "study.journal"):
@@ -476,7 +478,7 @@ def check_extended(
     now = runs(recorded.database)
     assert now.keys() > before.keys()
     for run_id, run in before.items():
-        if dict(run["tags"])["kind"] != "study":  # which gets a new verdict
+        if dict(run["tags"])["kind"] != "study":  # a study's run gets a new verdict
             old = [row for row in now[run_id]["metrics"] if row in run["metrics"]]
             assert old == run["metrics"]
     found = run_kinds(recorded.database, study)
@@ -491,17 +493,17 @@ def check_extended(
     ("study", "trials"), [("ssl", 7), ("pretrain", 3), ("segment", 3), ("fewshot", 3), ("warm", 4)]
 )
 def test_finished_studies_are_extended(recorded: Recorded, study: str, trials: int) -> None:
-    """`ssl` through Ray; `warm` began with the best of another study."""
+    """`ssl` runs on Ray, and `warm` began with the best of another study."""
     extend(recorded, study, trials)
     recorded.look([recorded.report("html", study)])
-    if study != "segment":  # which looks for its images where they were when the trial ran
+    if study != "segment":  # its images must be where they were when the trial ran
         recorded.finish(recorded.report("export", study))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_killed_study_resumes_under_ray(recorded: Recorded) -> None:
-    """With the very command that was killed, to its end."""
+    """Run the very command that was killed, to its end."""
     expected = json.loads(recorded.said("killed.json"))
     extend(recorded, "killed", 6)
     check_resumed_epochs(recorded, expected)
@@ -514,7 +516,7 @@ def test_killed_study_resumes_under_ray(recorded: Recorded) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_settings_a_to_e_are_extended(recorded: Recorded) -> None:
-    """Each goes on with the backbone that it began with, and the table is made anew."""
+    """Each continues with the backbone that it began with, and the table is made anew."""
     settings = [study for study in recorded.studies if study.startswith("classify-")]
     assert len(settings) == 5
     before = runs(recorded.database)

@@ -1,6 +1,6 @@
 """A trainable that takes milliseconds: logistic regression on Gaussian blobs, with everything that
-makes exact resume hard (BatchNorm, dropout, augmentation noise, momentum). Tests of loop and study
-use it; what they test is real."""
+makes exact resume hard (BatchNorm, dropout, augmentation noise, momentum). Tests use it to run the
+real training loop and the real study."""
 
 import ctypes
 import os
@@ -39,7 +39,7 @@ class ToyConfig:
     schedule: ScheduleConfig = ScheduleConfig(name="cosine")
     train: TrainConfig = TrainConfig(epochs=4, batch_size=20)
     fault: str = ""
-    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once),
+    """Fault to cause: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once),
     exit always, hang (once)."""
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
@@ -144,7 +144,7 @@ class Toy(Trainable):
                 marker.touch()
                 if self.config.fault == "exit":
                     os.kill(os.getpid(), signal.SIGKILL)
-                # with the GIL held: no thread of Python gets to run
+                # this holds the GIL, so no other Python thread can run
                 ctypes.PyDLL(None).sleep(10_000)
 
 

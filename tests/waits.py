@@ -1,9 +1,10 @@
-"""Counts what would make the CPU wait for a GPU, and what would fail on one, in work that runs on a
+"""Count operations that would make the CPU wait for a GPU, or fail on a GPU, in work that runs on a
 CPU.
 
-Tensors that a GPU would hold are told to it (`track`); whatever is computed from them, made with
-`device=` or sent to a device is one of them too. What the CPU computes for itself, such as the
-parameters of an augmentation, is not: where the two meet in one operation, a GPU would refuse.
+Tensors that a GPU would hold are registered (`track`). Results computed from them, and tensors made
+with `device=` or sent to a device, are registered too. Tensors that the CPU computes for itself,
+such as the parameters of an augmentation, are not. A GPU would refuse an operation that mixes both
+kinds.
 """
 
 import contextlib
@@ -35,24 +36,24 @@ WAITING = {
     "unique_consecutive",
     "equal",
 }
-"""Operations of ATen whose result, or its shape, has to be known to the CPU."""
+"""ATen operations whose result, or its shape, the CPU has to know."""
 CROSSING = {"copy_", "_to_copy", "_foreach_copy_"}
-"""Operations that may have one tensor on a GPU and another on the CPU."""
+"""Operations that may mix a tensor on a GPU with one on the CPU."""
 METHODS = {
     Tensor.cpu: "cpu",
     Tensor.numpy: "numpy",
     Tensor.tolist: "tolist",
     Tensor.__array__: "__array__",
 }
-"""Methods that read a tensor back, which ATen does not see where it lies on the CPU already."""
+"""Methods that read a tensor back. ATen does not see them if the tensor is already on the CPU."""
 
 
 CHECKED = {functional.one_hot}
-"""Functions that look at values on a CPU alone: on a GPU their kernels do."""
+"""Functions that check values on a CPU. On a GPU their kernels do it."""
 
 
 class Waits:
-    """Operations that wait, by name, in the order in which they were called.
+    """Names of operations that wait, in the order of their calls.
 
     >>> waits = Waits.of(state)
     >>> with waits.watching(state.batches.feed), waits:
@@ -63,7 +64,7 @@ class Waits:
 
     @classmethod
     def of(cls, state: TrainingState) -> "Waits":
-        """All that a training holds on its device: parameters, buffers and moments."""
+        """Track everything that a training keeps on its device: parameters, buffers and moments."""
         moments = [x for x in tree_leaves(state.optimizer.state_dict()) if isinstance(x, Tensor)]
         model = state.trainable
         held = [*model.parameters(), *model.buffers(), state.loss_sum]
@@ -74,19 +75,19 @@ class Waits:
     def __init__(self, tensors: Iterable[Tensor] = ()):
         self.found: list[str] = []
         self.mixed: list[str] = []
-        """Operations on tensors of both sides, which a GPU refuses."""
+        """Operations that mix tensors of GPU and CPU, which a GPU refuses."""
         self.depth = 0
-        """Calls in progress that work on a GPU: what they make lies there."""
+        """Number of calls in progress that work on a GPU. Tensors made in them are on the GPU."""
         self.draws = False
-        """A batch is being drawn."""
+        """True while a batch is being drawn."""
         self.checks = 0
-        """Calls in progress of `CHECKED`."""
-        self._held: dict[int, Any] = {}  # storages, held so that no other one gets their address
+        """Number of calls of `CHECKED` in progress."""
+        self._held: dict[int, Any] = {}  # storages, held so that their addresses are not reused
         self.track(tensors)
         self._modes = (_Operations(self), _Methods(self))
 
     def track(self, tensors: Iterable[Tensor]) -> None:
-        """Take tensors for ones that a GPU holds."""
+        """Register tensors as ones that a GPU holds."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._held[storage._cdata] = storage
@@ -108,7 +109,7 @@ class Waits:
 
     @contextlib.contextmanager
     def watching(self, feed: Feed) -> Iterator[None]:
-        """Take what the batches of a feed move to a device for tensors that a GPU holds."""
+        """Register what the batches of a feed move to a device."""
         lane = feed._lane
         receive = lane.receive
 
@@ -135,7 +136,8 @@ class Waits:
             yield
 
     def send(self, x: Tensor, device: torch.device) -> Tensor:
-        """In place of `devices.send`: a copy, which a GPU holds. A batch is drawn on the CPU."""
+        """Replace `devices.send`: return a copy, registered as held by a GPU. Batches are drawn on
+        the CPU."""
         if self.draws:
             return x
         sent = x.clone()
@@ -172,8 +174,8 @@ class _Operations(TorchDispatchMode):
 
 
 def _chooses(name: str, args: Any, waits: Waits) -> bool:
-    """Tell whether this is an index by a mask that a GPU holds: the CPU must know how many it
-    chooses."""
+    """True for an index by a mask that a GPU holds, because the CPU must know how many values it
+    selects."""
     if name not in ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"):
         return False
     masks = [x for x in tree_leaves(args[1]) if isinstance(x, Tensor)]

@@ -1,4 +1,4 @@
-"""A server of W&B, as far as its client asks one: runs begin, continue, send lines and end."""
+"""A W&B server, as far as its client needs one: runs begin, continue, send lines and end."""
 
 import gzip
 import json
@@ -15,20 +15,20 @@ _STREAM = re.compile(r"^/files/[^/]+/[^/]+/([^/]+)/file_stream$")
 
 @dataclass
 class Run:
-    """A run as the server has it."""
+    """A run, as the server stores it."""
 
     name: str = ""
     group: str = ""
     kind: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """Lines, by their place in the file."""
+    """Lines, ordered by their position in the file."""
     summary: dict[str, Any] = field(default_factory=dict)
     exit: int | None = None
 
 
 class Server(ThreadingHTTPServer):
-    """The server and its runs, by their identity."""
+    """The server, and its runs by id."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -55,13 +55,13 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._answer({})
 
     def do_PUT(self) -> None:
-        """Take a file of a run, and forget it."""
+        """Accept a file of a run, and discard it."""
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         self._answer({})
 
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _data(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Answer a question in GraphQL."""
+        """Answer a GraphQL query."""
         self.server.asked.append(query)
         if "upsertBucket" in query:
             return {"upsertBucket": {"bucket": self._begin(given), "inserted": True}}
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _known(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """What a client asks before it continues a run; None where there is no such run."""
+        """The answer to a client that wants to continue a run, or None if there is no such run."""
         identity = given.get("name", "")
         run = self.server.runs.get(identity)
         if run is None:
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": "p", "name": "vistune", "entity": owner, "bucket": bucket}
 
     def _stream(self, run: Run, sent: dict[str, Any]) -> None:
-        """Take lines of files, each at the place that the client names."""
+        """Store lines of files at the positions that the client names."""
         files = sent.get("files", {})
         for line in files.get("wandb-summary.json", {}).get("content", []):
             run.summary |= json.loads(line)
