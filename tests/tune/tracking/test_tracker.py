@@ -434,7 +434,7 @@ def test_artifact_location_that_refuses_keeps_the_numbers(storage):
 
 
 def test_a_file_whose_upload_was_killed_leaves_nothing_else(storage):
-    """MLflow writes a temporary file, which nobody removes."""
+    """MLflow writes a temporary file, which it never removes after a kill."""
     log = study_of(storage, trials=2, finish=None)
     Tracker(log.path.parent).sync()
     place = storage / "mlartifacts" / store(storage)["trial-000"]["id"] / "artifacts/plots"
