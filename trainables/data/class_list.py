@@ -123,7 +123,7 @@ def _check(path: Path, names: Sequence[str]) -> None:
     if twice:
         counted += f", {', '.join(twice)} twice"
     raise UserError(
-        f"{path} must name 2 to {IGNORE - 1} different classes, one a line, but names {counted}"
+        f"{path} must name 2 to {IGNORE - 1} different classes, one per line, but names {counted}"
     )
 
 

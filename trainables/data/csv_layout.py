@@ -187,7 +187,7 @@ def _part_of_row(path: Path, row: Row) -> str:
     look = split_of(row.split)
     if look is None:
         raise UserError(
-            f"{path} line {row.line}: split {row.split!r} is none of train, val, test; "
+            f"{path} line {row.line}: split {row.split!r} must be train, val or test; "
             "correct it or remove the column"
         )
     return parts_of_looks({row.split: look})[row.split]

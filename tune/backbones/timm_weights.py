@@ -61,7 +61,7 @@ def _normalization(wanted: str, published: Any) -> str:
         if values == found:
             return name
     raise UserError(
-        f"--backbone {wanted}: these weights were trained with mean {found[0]}, which is none of "
+        f"--backbone {wanted}: these weights were trained with mean {found[0]}, which is not one of "
         f"{', '.join(MEAN_STD)}; give their file as --backbone PATH to take one of those anyway"
     )
 

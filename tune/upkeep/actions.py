@@ -140,7 +140,7 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         raise _is_taken(place)
     if group_of(folder) is not None:
         raise UserError(
-            f"{folder.name} belongs to a comparison, whose studies bear its name; "
+            f"{folder.name} belongs to a comparison, whose studies carry its name; "
             "it cannot be renamed"
         )
 

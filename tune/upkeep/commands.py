@@ -45,7 +45,7 @@ def rename(
     (folder, *members) = named_folders(root, study)
     if members:
         raise UserError(
-            f"{study} is a comparison, whose studies bear its name; it cannot be renamed"
+            f"{study} is a comparison, whose studies carry its name; it cannot be renamed"
         )
 
     side = MlflowSide(root)

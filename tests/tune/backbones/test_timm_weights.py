@@ -66,4 +66,4 @@ def test_what_timm_does_not_have(tmp_path: Path) -> None:
     assert "add e.g. --set backbone.name=timm:resnet18" in refusal("timm", tmp_path, "resnet18")
     assert "valid: r160_in1k" in refusal("timm:nobody", tmp_path, VIT)
     clip = refusal("timm:openai", tmp_path, "timm:vit_base_patch32_clip_224")
-    assert "which is none of imagenet, half, none" in clip
+    assert "which is not one of imagenet, half, none" in clip

@@ -437,8 +437,8 @@ def test_a_comparison_of_which_a_part_is_gone_is_found_again(
 def test_a_comparison_goes_with_all_of_its_studies(root: Path, type_report: Report) -> None:
     begin_pair(root)
     said = type_report("rename", "pair-A", "other", "--yes")
-    assert "pair-A belongs to a comparison, whose studies bear its name" in said
-    assert "pair is a comparison, whose studies bear its name" in type_report(
+    assert "pair-A belongs to a comparison, whose studies carry its name" in said
+    assert "pair is a comparison, whose studies carry its name" in type_report(
         "rename", "pair", "other", "--yes"
     )
     type_report("archive", "pair", "--yes")
