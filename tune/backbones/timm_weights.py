@@ -61,8 +61,8 @@ def _normalization(wanted: str, published: Any) -> str:
         if values == found:
             return name
     raise UserError(
-        f"--backbone {wanted}: these weights were trained with mean {found[0]}, which is not one of "
-        f"{', '.join(MEAN_STD)}; give their file as --backbone PATH to take one of those anyway"
+        f"--backbone {wanted}: these weights were trained with mean {found[0]}, which is not "
+        f"one of {', '.join(MEAN_STD)}; give their file as --backbone PATH to take one of those anyway"
     )
 
 
