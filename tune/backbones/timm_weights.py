@@ -62,7 +62,8 @@ def _normalization(wanted: str, published: Any) -> str:
             return name
     raise UserError(
         f"--backbone {wanted}: these weights were trained with mean {found[0]}, which is not "
-        f"one of {', '.join(MEAN_STD)}; give their file as --backbone PATH to take one of those anyway"
+        f"one of {', '.join(MEAN_STD)}; give their file as --backbone PATH to take one of those "
+        "anyway"
     )
 
 
