@@ -1,4 +1,4 @@
-"""`vistune.search` makes the study that the command makes, and can be interrupted from outside."""
+"""`vistune.search` makes the same study as the command, and can be interrupted from outside."""
 
 import inspect
 import signal
@@ -33,11 +33,11 @@ BY_COMMAND_ALONE = {
     "plan",
     "compare",
 }
-"""Options of whole comparisons, and of what is printed and not kept."""
+"""Options of whole comparisons, and of output that is not kept."""
 
 
 def record(folder: Path) -> list[Event]:
-    """The event log without times, processes and starts: those tell attempts apart."""
+    """The event log without times, processes and starts, which differ between attempts."""
     events = []
     for event in EventLog.read(folder / "events.jsonl")[0]:
         if event["event"] in ("report", "end"):
@@ -124,7 +124,8 @@ def test_spaces_and_defaults_may_be_numpys(form: str, recwarn: pytest.WarningsRe
 
 
 class Searching:
-    """A search at which the waiting thread is interrupted, outside its wait; then it has ended."""
+    """A search whose waiting thread is interrupted outside its wait. After that, the search has
+    ended."""
 
     def __init__(self, interrupts: int):
         self.left = interrupts
@@ -153,7 +154,7 @@ def test_an_interrupt_stops_the_search_wherever_it_hits() -> None:
     searching = Searching(1)
     with pytest.raises(KeyboardInterrupt):
         _wait_for(searching, stop)
-    assert len(stops) == 3  # the one that was interrupted was repeated
+    assert len(stops) == 3  # the interrupted one was repeated
 
 
 def test_every_option_of_the_command_is_an_argument() -> None:
@@ -163,13 +164,13 @@ def test_every_option_of_the_command_is_an_argument() -> None:
 
 
 class Interrupted(Toy):
-    """Is interrupted in the second epoch of trial 1, once."""
+    """A toy that is interrupted once, in the second epoch of trial 1."""
 
     calls = 0
 
     def validate(self) -> Metrics:
         Interrupted.calls += 1
-        # six calls are the baseline's, four the default's
+        # the baseline makes six calls, the default four
         if Interrupted.calls == 12:
             raise KeyboardInterrupt
         return super().validate()
@@ -250,7 +251,7 @@ def test_progress_is_text_or_nothing(capsys: pytest.CaptureFixture[str]) -> None
 
 
 class Handle:
-    """A display of IPython."""
+    """A fake display handle of IPython."""
 
     def __init__(self) -> None:
         self.shown: list[dict[str, str]] = []

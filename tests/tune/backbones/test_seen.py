@@ -1,5 +1,5 @@
-"""Nothing that is judged on has been trained on: a backbone carries what it has seen, and a study
-that would be judged on some of it is refused before any trial."""
+"""No study is judged on images that its backbone was trained on. A backbone records what it has
+seen, and a study that would be judged on some of it is refused before any trial."""
 
 import functools
 import json
@@ -59,7 +59,7 @@ def shown(study: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-# -- the leaks
+# -- leaks
 
 
 def test_another_split_of_a_backbones_images_is_refused(
@@ -86,7 +86,7 @@ def test_another_split_of_a_backbones_images_is_refused(
     assert "--allow-seen" in said.line
     assert not (tmp_path / "runs/classify-B").exists()
 
-    # by name it runs, and every page says so
+    # --allow-seen lets it run, and every page says so
     mark = f"{counts['test'][0]} of {images} test images were trained on with labels"
     said = call(*leaky, "--allow-seen")
     assert said.code == 0
@@ -104,7 +104,7 @@ def test_another_split_of_a_backbones_images_is_refused(
     assert seen_there is not None
     assert seen_there["with_labels"] == len(pixels_of(trained.train.indices))
 
-    said = call(*leaky)  # the same study again, without the option
+    said = call(*leaky)  # resume the same study without the option
     assert said.code == 2
 
 
@@ -217,7 +217,7 @@ def test_weights_from_elsewhere_are_unknown(
     for page in (said.out, shown(tmp_path / "runs/classify-C", capsys)):
         assert "what backbone theirs.pt has seen is unknown" in " ".join(page.split())
 
-    # and so are those that start from them
+    # the weights of such a study are recorded as incomplete
     best = tmp_path / "runs/classify-C/trials/0000/best.pt"
     record = load_seen(best)
     assert not record.complete
@@ -232,7 +232,8 @@ def keys(data: DataSet, split: str) -> np.ndarray:
 
 @pytest.mark.heavy
 def test_a_chain_has_seen_what_its_links_have(call: Call, tmp_path: Path) -> None:
-    """ssl on digits, then all of it (C), or its head alone (E), with labels."""
+    """The chain: ssl on digits, then classify with labels: all weights (C) or the head alone
+    (E)."""
     assert call("ssl", *ONE, *BYOL).code == 0
     for setting, trains in (("C", True), ("E", False)):
         assert call("classify", "--setting", setting, *ONE).code == 0
@@ -250,7 +251,7 @@ def test_a_chain_has_seen_what_its_links_have(call: Call, tmp_path: Path) -> Non
 def test_letters_of_pre_training_are_no_letters_of_the_test(
     source: Task, task: Task, seed: int
 ) -> None:
-    """The chain of `make table`, of one seed or of two."""
+    """Check the chain of `make table`, with one seed or two."""
     before = load_dataset(DataConfig(name="glyphs", image_size=28), source)
     data = load_dataset(DataConfig(name="glyphs", image_size=28, seed=seed), task)
     record = SeenRecord().then(Training.on(before, 0, labels=source == "pretrain"))
@@ -271,7 +272,7 @@ def test_letters_of_classify_are_those_of_few_shot() -> None:
 
 
 def test_a_study_of_earlier_splits_keeps_them(call: Call, tmp_path: Path) -> None:
-    """Its manifest says nothing of versions; the same command goes on with version 1."""
+    """The manifest names no version of the splits, so the same command continues with version 1."""
     study = tmp_path / "runs/pretrain"
     assert call("pretrain", *ONE, "--set", "data.split=1").code == 0
     path = study / "study.json"

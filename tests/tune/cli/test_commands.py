@@ -1,5 +1,5 @@
-"""Every command of README.md and of the experiments' pages: typed here one after the other at a
-small size, or the test that runs it."""
+"""Every command of README.md and of the experiments' pages is run here at a small size, one after
+the other, or names the test that runs it."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ PAGES = [
     *(f"docs/{name}.md" for name in ("ssl", "classify", "fewshot", "segment")),
 ]
 FRONT = ["docs/guide.md", "README.md", "docs/data.md"]
-"""Typed in the fast suite, in this order."""
+"""Pages whose commands the fast suite runs, in this order."""
 SIZE = (
     "--local --set data.image_size=8 --set backbone.width=8 --set backbone.pool=1 --set "
     "train.epochs=1 --set train.epoch_images=64"
@@ -52,7 +52,7 @@ SMALL = {
         "data.image_size=32 --set train.batch_size=8"
     ),
 }
-"""Options that make an experiment take a second; a later option of a name wins."""
+"""Options that make an experiment take a second. The last option of a name wins."""
 SOURCES = "--set ssl:train.epoch_images=64 --set pretrain:train.epoch_images=64"
 SEVERAL = {
     "python tune/run.py classify": f"--searches 2 {SOURCES}",
@@ -61,14 +61,14 @@ SEVERAL = {
     "python tune/run.py fewshot --compare shots": "--searches 2",
     "python tune/run.py fewshot --compare distance": "--searches 2",
 }
-"""Commands that make several searches of each setting."""
+"""Commands that run several searches of each setting."""
 MORE = {
     "python tune/run.py ssl --trials 40": "--trials 5",
-    # on a page of its own, another study `ssl`
+    # the page uses the name `ssl` for two studies
     "python tune/run.py ssl --data path/to/folder": "--study folder",
     "python tune/run.py ssl --set head.simplicial=false --set optim.name=lars": "--study pinned",
     "python tune/run.py fewshot --data path/to/mini-imagenet": "--study mini",
-    # on digits, whose classes have all been pre-trained on
+    # on digits, all of whose classes were seen in pre-training
     "python tune/run.py fewshot --backbone ssl": "--study fewshot-from-ssl --allow-seen",
     "python tune/run.py segment --backbone STUDY[/TRIAL]": "--study segment-from-ssl",
 }
@@ -141,7 +141,7 @@ ELSEWHERE = {
         ),
         "tests/trainables/test_timm_training.py::test_a_backbone_of_ssl_is_fine_tuned_and_served",
     ),
-    # there is a network where they are typed
+    # these are run by tests that need a network
     **dict.fromkeys(
         (
             "python tune/run.py ssl --data torchvision:EuroSAT",
@@ -170,7 +170,7 @@ ELSEWHERE = {
     "python tune/run.py classify --setting C --data FOLDER --objective val/macro_f1 --balance": (
         "tests/tune/cli/test_objective.py::test_balance_is_searched_when_asked_for_alone"
     ),
-    # the trees of docs/data.md, each with its command
+    # the folder trees of docs/data.md, each with its command
     **dict.fromkeys(
         (
             "python tune/run.py classify --setting A --data pets --plan",
@@ -226,7 +226,7 @@ def commands(page: str) -> list[str]:
 
 
 def typed_here(pages: list[str]) -> list[str]:
-    """Each once, in the order of the pages."""
+    """Each command once, in the order of the pages."""
     return [
         c for c in dict.fromkeys(c for page in pages for c in commands(page)) if c not in ELSEWHERE
     ]
@@ -243,7 +243,7 @@ def test_what_is_run_elsewhere_is_a_command_and_a_test() -> None:
 
 
 def folder(experiment: str) -> None:
-    """`path/to/folder` and the like, in a layout that the experiment takes."""
+    """Replace `path/to/folder` and the like by a folder in a layout that the experiment reads."""
     shutil.rmtree("path", ignore_errors=True)
     if experiment == "fewshot":
         mini_imagenet(
@@ -267,7 +267,7 @@ def folder(experiment: str) -> None:
 
 
 def in_small(command: str) -> list[str]:
-    """The words of a command after `python`, with what makes it small."""
+    """The words of a command after `python`, with the options that make it small."""
     words = shlex.split(command.replace("STUDY[/TRIAL]", "ssl"))[1:]
     if words[0] == "tune/run.py":
         experiment = words[1]
@@ -280,7 +280,7 @@ def in_small(command: str) -> list[str]:
 
 
 def type_all(typed: list[str], run: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process and in this folder."""
+    """Run the commands in this process and in this folder."""
     use_mlflow(monkeypatch)
     monkeypatch.setenv("VISTUNE_CACHE", str(Path("cache").resolve()))
     for command in typed:
@@ -317,7 +317,7 @@ def test_the_pages_of_experiments_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the guide, whose studies they take up."""
+    """Run the pages after the guide, because they continue its studies."""
     pages = [page for page in PAGES if page not in FRONT]
     type_all(typed_here([*FRONT, *pages]), call, monkeypatch)
     runs = tmp_path / "runs"
@@ -331,7 +331,7 @@ def test_the_pages_of_experiments_too(
 
 
 def test_the_checks_of_a_change_are_those_of_make() -> None:
-    """`.ci/run` is what every change has passed."""
+    """`.ci/run` runs the checks that every change must pass."""
     makefile = (REPO / "Makefile").read_text()
     (parts,) = re.findall(r"^check: (.*?)  ##", makefile, re.MULTILINE)
     checks = (REPO / ".ci/run").read_text()
@@ -343,7 +343,7 @@ def test_the_checks_of_a_change_are_those_of_make() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_clone_runs_and_is_looked_at_by_make(tmp_path: Path) -> None:
-    """All of it but the installation, in place of which stands this one."""
+    """Run every make target but the installation, which is replaced by this environment."""
     subprocess.run(["git", "clone", "--quiet", str(REPO), "vistune"], cwd=tmp_path, check=True)
     environment = os.environ | {"VISTUNE_CACHE": str(tmp_path / "cache")}
     small = SMALL["ssl"].replace("--local", "--data digits")

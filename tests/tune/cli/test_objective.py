@@ -1,4 +1,4 @@
-"""`--objective` and `--balance`: what a study searches by, and what a later start keeps of it."""
+"""`--objective` and `--balance`: what a study optimizes, and what a later start keeps of it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_balance_is_searched_when_asked_for_alone(tmp_path: Path) -> None:
     without = prepared(tmp_path).manifest
     asked = prepared(tmp_path, balance=True).manifest
     assert asked.space.keys() - without.space.keys() == {"balance.by", "balance.beta"}
-    assert asked.base == without.base  # trial 0 counts every image alike
+    assert asked.base == without.base  # trial 0 weights all images equally
     pinned = prepared(tmp_path, set=["balance.by=inverse"]).manifest
     assert pinned.pins == {"balance.by": "inverse"}
     assert pinned.space == without.space

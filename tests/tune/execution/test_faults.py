@@ -1,12 +1,14 @@
-"""What can break around a study breaks: a node, the driver, the head, a cable, a worker that hangs,
-MLflow. The study, or the same command again, then comes to its end with nothing lost and nothing
-twice: every trial is replayed and must say the same, bit for bit.
+"""Failures around a study: a node, the driver, the head, a network cable, a hanging worker, MLflow.
+The study, or the same command started again, must reach its end with nothing lost and nothing
+twice. Every trial is replayed and must match bit for bit.
 
-Elsewhere: processes of trials and full disks (tests/tune/execution/test_ray_tune.py), workers of
-one trial (tests/tune/execution/test_train_runtime.py), driver and MLflow on one machine at random
-moments (tests/tune/execution/test_kills.py), a head that is lost with its disk
-(tests/tune/object_store/test_head_lost.py), a machine whose plug is pulled
-(tests/cluster/test_cluster_lab.py)."""
+Other failures are tested elsewhere: processes of trials and full disks
+(tests/tune/execution/test_ray_tune.py), workers of one trial
+(tests/tune/execution/test_train_runtime.py), driver and MLflow on one machine at random moments
+(tests/tune/execution/test_kills.py), a head that is lost with its disk
+(tests/tune/object_store/test_head_lost.py), and a machine that loses power
+(tests/cluster/test_cluster_lab.py).
+"""
 
 import contextlib
 import os
@@ -37,7 +39,7 @@ TRIALS = 4
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """A head without processors and two nodes with one each, on this machine's loopback: Ray's
+    """A head without processors and two nodes with one each, on this machine's loopback. Ray's
     drivers would replace 127.0.0.1."""
     from ray.cluster_utils import Cluster
 
@@ -158,7 +160,7 @@ def test_a_hung_worker_is_timed_out_and_its_trial_goes_on(tmp_path: Path) -> Non
 
 @contextlib.contextmanager
 def mlflow_server(storage: Path, port: int) -> Iterator[None]:
-    """As a cluster's head starts it, with the database where `check_mlflow` looks."""
+    """Start MLflow as a cluster's head does, with the database where `check_mlflow` looks."""
     folder = storage / "server"
     environment = os.environ | {
         "VISTUNE_MLFLOW_DIR": str(folder),
@@ -204,10 +206,10 @@ def test_mlflow_is_stopped_in_the_middle_and_catches_up(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(unavailable()), reason=f"no hosts: {unavailable()}")
 def test_the_cable_of_a_worker_is_cut(tmp_path: Path) -> None:
-    """Nobody says goodbye: Ray's head has to find out by silence."""
+    """No connection is closed, so Ray's head can only notice the silence."""
     settings = " ".join(f"--set {s}" for s in LONG)
     with Laboratory(tmp_path / "lab", ["head", "w1", "w2"]) as lab:
-        command = LongCommand(lab.shared / "runs", trials=TRIALS)  # to read what is there
+        command = LongCommand(lab.shared / "runs", trials=TRIALS)  # only used to read the record
         path = "PATH=~/venv/bin:$PATH"
         ray = (
             f"export {path} RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1; cd ~; "

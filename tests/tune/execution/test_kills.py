@@ -1,5 +1,5 @@
-"""The real command line under kill, signals and broken MLflow stores: exactly the trials asked for,
-every epoch once, nothing lost."""
+"""The real command line under kills, signals and broken MLflow stores: exactly the trials asked
+for, every epoch once, nothing lost."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
     rng = random.Random(0)
     for _ in range(5):
         starts, reports = len(command.events("start")), len(command.events("report"))
-        reports += rng.randint(0, 2)  # of this start, which the driver lives to see
+        reports += rng.randint(0, 2)  # reports of this start that the driver lives to see
         process = command.start()
         wait_until(
             lambda: (
@@ -64,7 +64,7 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
 def test_a_ray_that_dies_ends_the_run_with_a_line_and_the_same_command_goes_on(
     command: Command, name: str
 ) -> None:
-    """Such as by the kernel where memory runs out."""
+    """The kernel may kill it when memory runs out."""
     process = command.start()
     wait_until(lambda: len(command.events("report")) > 1, command, process)
     (pid,) = [pid for pid, words in marked(command.mark) if words.split()[0].endswith(name)]
@@ -119,13 +119,13 @@ def test_time_budget_is_kept_and_the_same_command_ends_the_study_in_pieces(tmp_p
             f"{seconds:.1f} s with a budget of {budget} s, "
             f"{len(command.events('report')) - before} epochs"
         )
-        # the imports before, the stop after, on a machine that others use
+        # 60 s for the imports before and the stop after, on a shared machine
         assert seconds < budget + 60
         if "time budget spent" not in command.output:
             break
         pieces += 1
         if len(command.events("report")) == before:
-            budget *= 2  # so busy a machine that Ray was hardly up
+            budget *= 2  # the machine was so busy that Ray had hardly started
     assert pieces
     check_study(command, trials)
     check_mlflow(command, trials)
@@ -135,7 +135,7 @@ def test_time_budget_is_kept_and_the_same_command_ends_the_study_in_pieces(tmp_p
 def hung() -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        listening.listen(100)  # connections are made, answers never come
+        listening.listen(100)  # connections are accepted but never answered
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
@@ -150,7 +150,7 @@ def locked(database: Path) -> Iterator[None]:
 
 
 def test_a_broken_mlflow_costs_no_time_and_sync_fills_it_in(tmp_path: Path) -> None:
-    """The four at the same time, so that whatever else this machine does slows all of them."""
+    """The four run at the same time, so that other load on this machine slows all of them."""
     with contextlib.ExitStack() as outages:
         commands = {
             "healthy": Command(tmp_path / "healthy"),

@@ -1,5 +1,5 @@
-"""Functions and commands that hang: given up after many times a usual epoch, on record with the
-line where they stood; never while the study itself makes them wait."""
+"""Functions and commands that hang are given up after many times a usual epoch, and the line where
+they hung is on record. Waiting for the study itself never counts."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ CONFIG = {"lr": 0.1, "seed": 5, "train.threads": 1}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of a second is long, and everybody looks often."""
+    """Make a fifth of a second long, and check often."""
     monkeypatch.setattr(silence, "LEAST_S", 0.2)
     monkeypatch.setattr(silence, "_LOOK_S", 0.02)
 
@@ -56,7 +56,7 @@ def outcome_of(
 def hangs(config: dict[str, Any], run: FunctionRun) -> None:
     for epoch in run.epochs(3):
         if epoch == 1:
-            time.sleep(30)  # in C: no exception of another thread ends it
+            time.sleep(30)  # blocks in C, where no exception from another thread ends it
         run.report(accuracy=epoch)
 
 
@@ -91,14 +91,15 @@ def test_a_function_in_another_thread_is_left_too(tmp_path: Path) -> None:
 def test_a_trial_whose_process_had_to_end_itself_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The note outlives the process; it is used up, so that the trial can be tried again."""
+    """The note outlives the process. Reading it removes it, so that the trial can be tried
+    again."""
     codes: list[int] = []
     ended = threading.Event()
 
     def exit_(code: int) -> None:
         codes.append(code)
         ended.set()
-        sys.exit()  # ends the thread alone
+        sys.exit()  # ends only the thread
 
     monkeypatch.setattr("os._exit", exit_)
     monkeypatch.setattr(silence, "_GRACE_S", 0.05)
@@ -126,11 +127,11 @@ def test_a_first_epoch_is_measured_by_those_of_other_trials(tmp_path: Path) -> N
 
     assert outcome_of(hangs_at_once, work_in(tmp_path, usual_epoch_s=0.01)).reason == "hung"
     assert outcome_of(hangs_at_once, work_in(tmp_path, usual_epoch_s=10.0)).state == "COMPLETE"
-    assert outcome_of(hangs_at_once, work_in(tmp_path)).state == "COMPLETE"  # nothing is known
+    assert outcome_of(hangs_at_once, work_in(tmp_path)).state == "COMPLETE"  # no usual epoch yet
 
 
 def test_who_waits_for_the_study_does_not_hang(tmp_path: Path) -> None:
-    """Such as for a disk that is full."""
+    """The disk may be full, for example."""
 
     def reports(config: dict[str, Any], run: FunctionRun) -> None:
         for epoch in run.epochs(3):
@@ -167,7 +168,7 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
         name="own",
         metrics="-",
     )
-    # Its one epoch, with the start of Python, is the usual one.
+    # Its only epoch, including the start of Python, is the usual one.
     work = work_in(tmp_path, hung_after=1.0)
     outcome = run_trial(experiment, work, LocalRuntime(tmp_path, lambda *_: True))
 
@@ -180,7 +181,7 @@ def test_the_usual_epoch_is_the_median_over_trials() -> None:
     spans = {0: (8_000, [1, 2]), 1: (1_000, [1]), 2: (90_000, [1, 2, 3]), 3: (50, [])}
     for number, (occupied_ms, epochs) in spans.items():
         state.runs[WorkId(number)] = Run(occupied_ms=occupied_ms, epochs=list(epochs))
-    assert usual_epoch_s(state) == 4.0  # of 4, 1 and 30 s
+    assert usual_epoch_s(state) == 4.0  # the median of 4, 1 and 30 s
     assert usual_epoch_s(LogState(keeps_history=False)) == 0.0
 
 
@@ -205,7 +206,7 @@ def test_a_note_counts_once(tmp_path: Path) -> None:
 def test_a_function_that_ends_as_it_is_given_up_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_main_thread: bool
 ) -> None:
-    """A watch that stayed would strike the next trial of the process."""
+    """A watch left behind would interrupt the next trial of the process."""
     monkeypatch.setattr(silence, "LEAST_S", 0.01)
     monkeypatch.setattr(silence, "_LOOK_S", 0.001)
     monkeypatch.setattr(silence, "_GRACE_S", 60.0)
@@ -228,7 +229,7 @@ def test_a_function_that_ends_as_it_is_given_up_leaves_nothing_behind(
                 given_up.append(True)
 
     usual_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)  # so that the watch strikes at any line
+    sys.setswitchinterval(1e-4)  # so that the watch can interrupt at any line
     try:
         if in_main_thread:
             try_often()

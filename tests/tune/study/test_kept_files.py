@@ -1,4 +1,4 @@
-"""Files of runs that have ended: what something needs stays, whenever a kill comes."""
+"""Files of runs that have ended: whatever is still needed stays, whenever a kill comes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ MB = 1_000_000
 
 
 def fake_run(study: Study, work: Work, value: float, state: str = "COMPLETE", size: int = 1) -> Any:
-    """A run that leaves its files behind, without training."""
+    """End a run that leaves its files, without training."""
     study.started(work)
     folder = Path(work.directory)
     for name in (BEST, LAST, "embeddings-train-0001.npz", "predictions-val.npz"):
@@ -30,7 +30,7 @@ def fake_run(study: Study, work: Work, value: float, state: str = "COMPLETE", si
 
 
 def run_all(root: Path, values: list[float], repeats: int = 0, **changes: Any) -> Study:
-    """A study whose trials have these values; NaN stands for one that fails."""
+    """Run a study whose trials have these values. NaN stands for one that fails."""
     study = open_study(root, len(values), repeats, **changes)
     study.files.tidy()
     while (work := study.next_work()) is not None:
@@ -81,7 +81,7 @@ def test_a_study_from_before_the_choice_keeps_all_completed_trials(tmp_path: Pat
     run_all(tmp_path, VALUES)
     complete = {number for number, value in enumerate(VALUES) if value > 0}
     assert with_weights(tmp_path) == complete
-    run_all(tmp_path, VALUES, keep="best")  # asked for once
+    run_all(tmp_path, VALUES, keep="best")  # given once, it is kept
     assert with_weights(tmp_path) == {0} | BEST_FIVE
     assert '"keep": "best"' in (tmp_path / "toy/study.json").read_text()
 
@@ -128,7 +128,7 @@ def test_arrays_of_a_trainables_own_stay(tmp_path: Path) -> None:
 
 
 def test_a_study_of_an_earlier_version_holds_what_it_starts_from(tmp_path: Path) -> None:
-    run_all(tmp_path, VALUES[:4])  # keeps all
+    run_all(tmp_path, VALUES[:4])  # keeps the weights of all
     base = {**manifest().base, "init.origin": "toy/3", "init.file": "/elsewhere/best.pt"}
     (tmp_path / "other").mkdir()
     replace(manifest(name="other"), base=base).write(tmp_path / "other/study.json")
@@ -146,7 +146,7 @@ def test_what_another_study_starts_from_stays(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing catches a kill."""
+    """Like a kill, not caught by anything."""
 
 
 @pytest.mark.parametrize("nth", range(0, 38, 4))
@@ -180,8 +180,8 @@ def test_a_kill_at_any_removal_loses_nothing_that_is_needed(
 
 @pytest.mark.heavy
 def test_a_hundred_resnet50_trials_stay_under_two_gigabytes(tmp_path: Path) -> None:
-    # ResNet50 without its 1,000 units: 23.5 M float32. BYOL's checkpoint: online and target network
-    # with projectors, the predictor, and two moments of Adam for what trains.
+    # ResNet50 without its 1,000-unit head: 23.5 M float32. BYOL's checkpoint: online and target
+    # network with projectors, the predictor, and Adam's two moments for what trains.
     weights = 94 * MB
     online = weights + 38 * MB + 2 * MB
     checkpoint = online + (weights + 38 * MB) + 2 * online
@@ -206,7 +206,7 @@ def test_a_hundred_resnet50_trials_stay_under_two_gigabytes(tmp_path: Path) -> N
         most = max(most, disk_use(study.directory).total)
         (folder / "last.pt.0123.partial").unlink()
         number = work.id.trial or 0
-        value = (number * 37 % 101) / 101  # each of them better than some and worse than others
+        value = (number * 37 % 101) / 101  # each is better than some and worse than others
         if work.kind == "trial":
             study.reported(work, 1, {"val/top1": value})
         metrics = {"best/val/top1": value, "test/top1": value}
