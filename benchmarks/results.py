@@ -135,6 +135,8 @@ def study_estimates(result: Result) -> dict[str, Interval]:
 def study_cell(result: Result) -> str:
     """Return the cell of README's table: `default → best [interval]`."""
     found = study_estimates(result)
+    if result["answer"] == 0:
+        return f"the default: {interval(found['default'])}"
     return f"{short(found['default'].mean)} → {interval(found['trial'])}"
 
 
@@ -146,16 +148,33 @@ def study_sentence(result: Result) -> str:
     seeds = len(result["scores"]["trial"])
     total = result["epochs"] + result["epochs_saved"]
     verdict = "decided" if decided else "not decided"
+    rank = "the maximum of the search"
+    if result["answer"] == 0:
+        rank = "the most beside the default, which validation prefers"
     return (
         f"`{result['command']}` (commit {result['commit'][:7]}, {result['machine']}, "
         f"{result['recorded']}): {result['trials']} trials; trial {result['number']} has "
-        f"{short(result['validation'])} on validation, the maximum of the search, and "
+        f"{short(result['validation'])} on validation, {rank}, and "
         f"{interval(found['trial'])} on the test split over {seeds} fresh seeds; "
         f"the default {interval(found['default'])}, "
         f"the untrained network {short(result['baseline'])}. The "
         f"gain is {interval(gain)}, {verdict} (p = {gain.p:.2g}). Intervals cover training seeds "
         f"and the draw of test images. Pruning saved {result['epochs_saved'] / total:.0%} of the "
         "epochs."
+    )
+
+
+def studies_together(results: list[Result]) -> str:
+    """Mean gain over studies that differ in their seed, each of which is one observation; how many
+    decide alone, and with Holm over all."""
+    gains = [study_estimates(result)["gain"] for result in results]
+    level = significance(1)
+    alone = sum(gain.p < level for gain in gains)
+    adjusted = sum(p < level for p in holm([gain.p for gain in gains], len(gains)))
+    mean = interval(mean_of([gain.mean for gain in gains]))
+    return (
+        f"mean gain of {len(gains)} studies {mean} (t({len(gains) - 1}) over studies); {alone} of "
+        f"them {'decides' if alone == 1 else 'decide'} alone, {adjusted} with Holm over all"
     )
 
 
@@ -216,6 +235,9 @@ PARTS: dict[str, Callable[[Result], str]] = {
     "source": comparison_source,
 }
 
+TOGETHER = {"together": studies_together}
+"""Parts of several records: `NAME+NAME.together`."""
+
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     return f"\n{markdown(header, rows)}\n"
@@ -225,9 +247,10 @@ def rendered(text: str) -> str:
     """Return the text of a page with every figure computed again."""
 
     def figure(match: re.Match[str]) -> str:
-        name, _, part = match[2].rpartition(".")
-        result = json.loads((RESULTS / f"{name}.json").read_text())
-        return f"{match[1]}{PARTS[part](result)}{match[4]}"
+        names, _, part = match[2].rpartition(".")
+        results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names.split("+")]
+        text = TOGETHER[part](results) if part in TOGETHER else PARTS[part](*results)
+        return f"{match[1]}{text}{match[4]}"
 
     return MARKED.sub(figure, text)
 

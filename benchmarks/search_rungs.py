@@ -1,8 +1,9 @@
 """Ways in which a rung can compare trials: by the value of its epoch (version 2), by the best epoch
 so far (version 3), or by the mean of the last quarter of the training. Also the cost of letting one
-trial besides the default pass the last rung.
+trial besides the default pass the last rung, and of switching a rung off as soon as its correlation
+with later values is below .5, not only if it is so by a standard error (version 4).
 
-    python benchmarks/search_rungs.py             # 60 seeds; 28 CPU-minutes
+    python benchmarks/search_rungs.py             # 60 seeds; an hour of CPU
     python benchmarks/search_rungs.py --seeds 10
 
 The study is the real one, on recorded learning curves (`search_tables.py`), with two trials at a
@@ -55,6 +56,8 @@ VARIANTS: dict[str, RungRule] = {
     "best so far": dataclasses.replace(_THIRD, needs_rival=False),
     "version 3": _THIRD,
     "mean of a quarter": MeanOfQuarter(**vars(_THIRD)),
+    "version 4": RULES[4],
+    "version 4, first look 6": dataclasses.replace(RULES[4], first_look=6),
 }
 
 
@@ -65,30 +68,41 @@ class Setting:
     names: Sequence[str]
     noise: float = 0.0
     best_default: bool = False
+    slow: bool = False
+    """The first two epochs are those of another configuration: they say nothing about the end."""
 
     def __str__(self) -> str:
         default = ", the default is the best" if self.best_default else ""
-        return f"{', '.join(self.names)}; noise {self.noise:g} sd{default}"
+        start = ", the first two epochs say nothing" if self.slow else ""
+        return f"{', '.join(self.names)}; noise {self.noise:g} sd{default}{start}"
 
 
 SETTINGS = [
     Setting(CURVES),
     Setting(CURVES, noise=0.5),
     Setting(CURVES, best_default=True),
+    Setting(CURVES, slow=True),
     Setting(REPORTED),
     Setting(REPORTED, noise=0.5),
     Setting(REPORTED, best_default=True),
+    Setting(REPORTED, slow=True),
 ]
+SLOW_EPOCHS = 2
 
 
-def with_noise(table: Table, noise: float, seed: int) -> Table:
-    """Return the table with normal noise added to its curves."""
+def as_measured(table: Table, setting: Setting, seed: int) -> Table:
+    """Return the table as the searches of one seed see it."""
     rng = np.random.default_rng(seed)
-    deviation = noise * float(table.values.std())
+    deviation = setting.noise * float(table.values.std())
     curves: dict[tuple[int, ...], list[float]] = {}
     for key, curve in table.curves.items():
         steps = rng.normal(0, deviation, len(curve))
         curves[key] = (np.array(curve) + steps).tolist()
+    if setting.slow:
+        starts = [curve[:SLOW_EPOCHS] for curve in curves.values()]
+        order = rng.permutation(len(starts))
+        for other, curve in zip(order, curves.values(), strict=True):
+            curve[:SLOW_EPOCHS] = starts[other]
     return dataclasses.replace(table, curves=curves)
 
 
@@ -114,11 +128,11 @@ def drive(searcher: OurStudy, table: Table, watch: Callable[[], bool]) -> None:
                 return
 
 
-def regrets(table: Table, noise: float, seed: int) -> list[float]:
+def regrets(table: Table, setting: Setting, seed: int) -> list[float]:
     """Return the regret of the leading completed trial after each budget; 1 while none has
     completed."""
-    noisy = with_noise(table, noise, seed)
-    searcher = OurStudy(noisy, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME)
+    measured = as_measured(table, setting, seed)
+    searcher = OurStudy(measured, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME)
     best = float(table.values.max())
     span = best - float(np.median(table.values))
     looks = [budget * table.epochs for budget in BUDGETS]
@@ -132,7 +146,7 @@ def regrets(table: Table, noise: float, seed: int) -> list[float]:
             found.append((best - _leader(searcher, table)) / span)
         return spent < looks[-1]
 
-    drive(searcher, noisy, watch)
+    drive(searcher, measured, watch)
     return found
 
 
@@ -145,12 +159,12 @@ def _leader(searcher: OurStudy, table: Table) -> float:
     return max(table.curve(searcher.study.state.trials[number].config))
 
 
-def small_study(table: Table, noise: float, seed: int) -> tuple[float, bool]:
+def small_study(table: Table, setting: Setting, seed: int) -> tuple[float, bool]:
     """Return the full trainings that a study of 16 trials takes, and True if only the default
     completes."""
-    noisy = with_noise(table, noise, seed)
-    searcher = OurStudy(noisy, seed, SMALL)
-    drive(searcher, noisy, lambda: True)
+    measured = as_measured(table, setting, seed)
+    searcher = OurStudy(measured, seed, SMALL)
+    drive(searcher, measured, lambda: True)
     epochs = sum(len(trial.intermediate_values) for trial in searcher.study.frozen_trials())
     return epochs / table.epochs, list(searcher.study.completed) == [0]
 
@@ -161,11 +175,9 @@ def measure(
     """Return the regrets, and the costs of studies of 16 trials."""
     with mock.patch.dict(RULES, {LATEST: rule}):
         found = [_prepared(table, setting) for table in tables(setting.names)]
-        of_budgets = [
-            [regrets(table, setting.noise, seed) for seed in range(seeds)] for table in found
-        ]
+        of_budgets = [[regrets(table, setting, seed) for seed in range(seeds)] for table in found]
         of_studies = [
-            [small_study(table, setting.noise, seed) for seed in range(seeds)] for table in found
+            [small_study(table, setting, seed) for seed in range(seeds)] for table in found
         ]
     return np.array(of_budgets), np.array(of_studies, dtype=float)
 
@@ -194,11 +206,12 @@ def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets
     return np.quantile(drawn, [0.025, 0.975], axis=0)
 
 
-def show(setting: Setting, seeds: int) -> None:
+def show(setting: Setting, variants: Sequence[str], seeds: int) -> None:
     """Print one line for each variant."""
     print(f"== {setting}", flush=True)
     of_second, _ = measure(setting, RULES[2], seeds)
-    for name, rule in VARIANTS.items():
+    for name in variants:
+        rule = VARIANTS[name]
         of_budgets, of_studies = measure(setting, rule, seeds)
         cells = ["1"] * len(BUDGETS)
         if rule is not RULES[2] and not setting.best_default:
@@ -208,7 +221,7 @@ def show(setting: Setting, seeds: int) -> None:
             cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ratios]
         trainings, alone = of_studies.mean((0, 1))
         said = "" if setting.best_default else f"regret {'   '.join(cells)}   "
-        print(f"  {name:18}{said}trainings {trainings:.2f}   alone {alone:.2f}", flush=True)
+        print(f"  {name:24}{said}trainings {trainings:.2f}   alone {alone:.2f}", flush=True)
 
 
 def main() -> None:
@@ -216,10 +229,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for setting in SETTINGS:
-        show(setting, options.seeds)
+        show(setting, options.variants, options.seeds)
 
 
 if __name__ == "__main__":

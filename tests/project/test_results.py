@@ -65,6 +65,26 @@ def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -
     gain = results.study_estimates(found)["gain"]
     assert gain.mean == pytest.approx(np.mean(scores) - np.mean(found["scores"]["default"]))
     assert results.study_cell(found).startswith(results.short(np.mean(found["scores"]["default"])))
+    assert results.study_cell(found | {"answer": 0}).startswith("the default: ")
+    assert "which validation prefers" in results.study_sentence(found | {"answer": 0})
+
+
+def test_studies_together_are_one_observation_each(results: ModuleType) -> None:
+    """Against SciPy and NumPy. Both gains decide alone; their spread leaves nothing to decide."""
+
+    def result(gain: float) -> dict[str, Any]:
+        default = np.array([0.50, 0.52, 0.51, 0.49])
+        trial = default + gain + np.array([0.001, -0.001, 0.002, -0.002])
+        return {
+            "scores": {"trial": trial.tolist(), "default": default.tolist()},
+            "sampling_variance": {"trial": None, "default": None, "gain": None},
+        }
+
+    text = results.studies_together([result(0.01), result(0.05)])
+
+    low, high = stats.t.interval(0.95, 1, 0.03, stats.sem([0.01, 0.05]))
+    assert f".030 [{low:.3f}, {high:.3f}]".replace("0.", ".") in text
+    assert "2 of them decide alone, 2 with Holm over all" in text
 
 
 def test_the_table_of_settings_decides_what_its_page_says(results: ModuleType) -> None:

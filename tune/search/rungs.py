@@ -12,8 +12,6 @@ ENOUGH = 6
 """Minimum number of trials to judge a rung by."""
 RANKS = 0.5
 """Rank correlation that a rung must have with the end of the training."""
-MARGIN = 1.0
-"""A rung is switched off if its correlation is lower by more than this many standard errors."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class RungRule:
     """The last rung stops no trial while only the default has passed it: a study without a second
     configuration compares nothing."""
 
+    margin: float = 1.0
+    """A rung is switched off if its correlation is below `RANKS` by more than this many standard
+    errors."""
+
     def value(self, values: Mapping[int, float], epoch: int) -> float:
         """Return the value by which a trial is compared at an epoch; NaN if it has none there.
 
@@ -68,13 +70,14 @@ RULES: dict[int | str, RungRule] = {
     1: RungRule(((6, 4), (2, 2))),
     2: _EARLY,
     3: replace(_EARLY, best_so_far=True, needs_rival=True),
+    4: replace(_EARLY, best_so_far=True, needs_rival=True, margin=0.0),
     "halving": RungRule(_THIRDS, later_counts=True),
     "hyperband": RungRule(_THIRDS, later_counts=True),
     "median": RungRule(()),
     "none": RungRule(()),
 }
 """Version of the default, or name of another pruner (`tune.search.methods`) -> rule."""
-LATEST = 3
+LATEST = 4
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,17 @@ class RungCheck:
     correlation: float | None
     """Rank correlation between their values at the rung and later, corrected for the trials that
     the rung has stopped; None for fewer than three trials."""
+    margin: float
+    """Standard errors by which it must be below `RANKS`."""
 
     @property
     def is_off(self) -> bool:
-        """True if the correlation is below .5 by more than its standard error."""
+        """True if the correlation is too low for the rung to stop trials."""
         if self.correlation is None or self.trials < ENOUGH:
             return False
         error = 1 / math.sqrt(self.trials - 3)
         clipped = min(max(self.correlation, -0.999), 0.999)
-        return math.atanh(clipped) + MARGIN * error < math.atanh(RANKS)
+        return math.atanh(clipped) + self.margin * error < math.atanh(RANKS)
 
     def line(self, epochs: int) -> str:
         """Describe the check in words, for trials of this many epochs."""
@@ -189,10 +194,10 @@ def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungC
         at_rung.append(value)
 
     if len(places) < 3:
-        return RungCheck(rung, len(places), None)
+        return RungCheck(rung, len(places), None, rule.margin)
     scores = normal_scores(at_rung)
     correlation = range_corrected(scores[places], normal_scores(later), scores)
-    return RungCheck(rung, len(places), correlation)
+    return RungCheck(rung, len(places), correlation, rule.margin)
 
 
 def range_corrected(kept: np.ndarray, later: np.ndarray, scores: np.ndarray) -> float | None:

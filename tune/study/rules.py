@@ -22,7 +22,7 @@ WINNER = "winner"
 
 FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
 """Rules of a study whose manifest does not name any."""
-CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 3}
+CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 4}
 """Rules of a new study."""
 
 Keep = Literal["best", "all"]
@@ -49,7 +49,7 @@ _KNOWN: dict[str, tuple[str | int, ...]] = {
     "repeats": tuple(REPEATS),
     "seeds": (1, 2),
     "sampler": (1, 2, *SAMPLER_NAMES),
-    "rungs": (1, 2, 3, *PRUNER_NAMES),
+    "rungs": (1, 2, 3, 4, *PRUNER_NAMES),
 }
 
 

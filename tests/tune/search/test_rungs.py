@@ -29,7 +29,7 @@ from tune.search.rungs import (
     [
         (12, 1, {2: 4, 6: 2}),
         (12, 2, {1: 3, 2: 2, 3: 2, 6: 2}),
-        (12, 3, {1: 3, 2: 2, 3: 2, 6: 2}),
+        (12, 4, {1: 3, 2: 2, 3: 2, 6: 2}),
         (6, 2, {1: 2, 2: 2, 3: 2}),
         (100, 2, {9: 3, 17: 2, 25: 2, 50: 2}),
         (2, 1, {1: 4}),
@@ -94,7 +94,7 @@ def test_trials_are_compared_by_their_best_epoch_so_far() -> None:
         return run_trial(study, [0.4, 0.4, 0.6, 0.4, 0.6, 0.4, *[0.4] * 6])[1]
 
     assert epochs_of_the_second(2) == 6
-    assert epochs_of_the_second(3) == 12
+    assert epochs_of_the_second(4) == 12
 
 
 def test_the_check_of_a_rung_compares_as_the_rung_does() -> None:
@@ -105,7 +105,7 @@ def test_the_check_of_a_rung_compares_as_the_rung_does() -> None:
         Curve({1: 0.2, 2: 0.08, 3: 0.4}, 12, None),
         Curve({1: 0.3, 2: 0.07, 3: 0.5}, 12, None),
     ]
-    correlations = [check_rung(Rung(6, 2), curves, version).correlation for version in (2, 3)]
+    correlations = [check_rung(Rung(6, 2), curves, version).correlation for version in (2, 4)]
     assert correlations == [pytest.approx(-1), pytest.approx(1)]
 
 
@@ -120,14 +120,14 @@ def test_one_trial_beside_the_default_passes_the_last_rung() -> None:
         return [trial.number for trial in study.trials if trial.state == TrialState.COMPLETE]
 
     assert completed(2) == [0]
-    assert completed(3) == [0, 3]
+    assert completed(4) == [0, 3]
 
 
 @pytest.mark.parametrize("end", [TrialState.FAIL, TrialState.PRUNED, None])
 def test_a_rival_that_is_lost_has_a_successor(end: TrialState | None) -> None:
     """PRUNED means that the rival diverged, None that it still runs. The default is behind until
     half its epochs."""
-    study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, 3))
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, 4))
     run_trial(study, [0.1] * 3 + [0.9] * 9)
     rival = study.ask()
     for epoch in range(1, 8):
@@ -143,12 +143,14 @@ def test_a_rival_that_is_lost_has_a_successor(end: TrialState | None) -> None:
 
 def test_a_rung_is_off_only_when_enough_trials_tell() -> None:
     rung = Rung(6, 2)
-    assert RungCheck(rung, ENOUGH, -0.5).is_off
-    assert not RungCheck(rung, ENOUGH - 1, -0.5).is_off
-    assert not RungCheck(rung, ENOUGH, 0.3).is_off  # within a standard error of .5
-    assert RungCheck(rung, 100, 0.35).is_off
-    assert not RungCheck(rung, 100, 0.5).is_off
-    assert not RungCheck(rung, 0, None).is_off
+    assert RungCheck(rung, ENOUGH, -0.5, 1).is_off
+    assert not RungCheck(rung, ENOUGH - 1, -0.5, 1).is_off
+    assert not RungCheck(rung, ENOUGH, 0.3, 1).is_off  # within a standard error of .5
+    assert RungCheck(rung, ENOUGH, 0.3, 0).is_off
+    assert not RungCheck(rung, ENOUGH, 0.51, 0).is_off
+    assert RungCheck(rung, 100, 0.35, 1).is_off
+    assert not RungCheck(rung, 100, 0.5, 1).is_off
+    assert not RungCheck(rung, 0, None, 0).is_off
 
 
 def run_trial(study: optuna.Study, values: list[float]) -> tuple[Trial, int]:

@@ -32,6 +32,6 @@ def test_more_trials_than_were_planned_are_as_the_last_of_them() -> None:
 
 def test_the_first_trial_beside_the_default_is_expected_to_pass_the_last_rung() -> None:
     """The only rung is at epoch 1 of 2, and one of the two trials that reach it continues."""
-    found = survival(trials=4, epochs=2, version=3)
+    found = survival(trials=4, epochs=2, version=4)
     assert found.expected(1) == 2
     assert survival(trials=4, epochs=2, version=2).expected(1) == 1 + 1 / 2
