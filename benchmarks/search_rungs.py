@@ -35,7 +35,8 @@ import optuna
 from benchmarks.search_efficiency import AT_A_TIME, OurStudy
 from benchmarks.search_regret import BUDGETS, LEAST
 from benchmarks.search_tables import CURVES, REPORTED, Table, tables
-from tune.search.rungs import LATEST, RULES, RungRule
+from tune.search.pruner import DurableHalving, curves_of
+from tune.search.rungs import LATEST, RULES, RungRule, check_rungs
 
 SMALL = 16
 RESAMPLES = 2000
@@ -224,14 +225,64 @@ def show(setting: Setting, variants: Sequence[str], seeds: int) -> None:
         print(f"  {name:24}{said}trainings {trainings:.2f}   alone {alone:.2f}", flush=True)
 
 
+def often_off(version: int, correlation: float, studies: int) -> tuple[float, ...]:
+    """Return the shares of simulated studies of 16 trials in which the rungs at 1/12 and 1/6 are
+    off at least once.
+
+    Args:
+        correlation: between the values at these two rungs and the end; at a quarter it is .8, at
+            half .9.
+    """
+    was_off = np.zeros((studies, 2), dtype=bool)
+    for seed in range(studies):
+        rng = np.random.default_rng(seed)
+        study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, version))
+        for _ in range(SMALL):
+            _run_simulated(study.ask(), rng, correlation)
+            checks = check_rungs(curves_of(study.trials, 12), 12, version)
+            was_off[seed] |= [check.is_off for check in checks[:2]]
+    return tuple(was_off.mean(0).tolist())
+
+
+def _run_simulated(trial: optuna.Trial, rng: np.random.Generator, early: float) -> None:
+    """Report 12 epochs, whose values rise by 10 standard deviations each."""
+    end = rng.normal()
+    correlations = {1: early, 2: early, 3: 0.8, 6: 0.9, 12: 1.0}
+    value = 0.0
+    for epoch in range(1, 13):
+        if epoch in correlations:
+            of_end = correlations[epoch]
+            value = of_end * end + math.sqrt(1 - of_end**2) * rng.normal()
+        trial.report(10 * epoch + value, epoch)
+        if trial.should_prune():
+            trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return
+    trial.study.tell(trial, 120 + end)
+
+
+def show_errors(studies: int) -> None:
+    """Print how often the check of a rung switches it off, by its true correlation."""
+    print(f"== rungs at 1/12 and 1/6 that were off at least once, {studies} studies")
+    for version in (3, 4):
+        shares = []
+        for correlation in (0.9, 0.8, 0.65, 0.5, 0.3, 0.0):
+            first, second = often_off(version, correlation, studies)
+            shares.append(f"{correlation:g}: {first:.2f} {second:.2f}")
+        print(f"  version {version}   {'   '.join(shares)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--errors", action="store_true", help="only of the check of a rung")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.errors:
+        show_errors(studies=200)
+        return
     for setting in SETTINGS:
         show(setting, options.variants, options.seeds)
 
