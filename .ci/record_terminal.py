@@ -55,7 +55,7 @@ def record(command: str, clone: Path) -> str:
             print(line, end="", flush=True)
             if command == "make ui" and "Ctrl-C" in line:
                 time.sleep(2)
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGTERM)  # `nohup` would ignore SIGINT
     if command != "make ui" and process.returncode != 0:
         sys.exit(f"{command} ended with exit code {process.returncode}")
     return "".join(line for line in lines if not line.startswith(("make", ".venv/bin")))
