@@ -120,13 +120,13 @@ def default_point(table: Table) -> dict[str, Any]:
 
 def regrets(searcher: Searcher, table: Table) -> list[float]:
     """Return the normalised regret of a search after each budget."""
-    trace = list(itertools.islice(_best_so_far(searcher, table), BUDGETS[-1] * table.epochs))
+    trace = list(itertools.islice(best_so_far(searcher, table), BUDGETS[-1] * table.epochs))
     best = float(table.values.max())
     span = best - float(np.median(table.values))
     return [(best - trace[budget * table.epochs - 1]) / span for budget in BUDGETS]
 
 
-def _best_so_far(searcher: Searcher, table: Table) -> Iterator[float]:
+def best_so_far(searcher: Searcher, table: Table) -> Iterator[float]:
     """Yield the best value after every epoch that is run."""
     best = -math.inf
     live: list[Job] = []

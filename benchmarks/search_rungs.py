@@ -20,9 +20,10 @@ completes.
 
 import argparse
 import dataclasses
+import itertools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -32,14 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import optuna
 
-from benchmarks.search_efficiency import AT_A_TIME, OurStudy
-from benchmarks.search_regret import BUDGETS, LEAST
+from benchmarks.search_efficiency import AT_A_TIME, OurStudy, race
+from benchmarks.search_regret import BUDGETS, RESAMPLES, Whole, best_so_far, ratio
 from benchmarks.search_tables import CURVES, REPORTED, Table, tables
 from tune.search.pruner import DurableHalving, curves_of
 from tune.search.rungs import LATEST, RULES, RungRule, check_rungs
 
 SMALL = 16
-RESAMPLES = 2000
 
 
 class MeanOfQuarter(RungRule):
@@ -107,47 +107,23 @@ def as_measured(table: Table, setting: Setting, seed: int) -> Table:
     return dataclasses.replace(table, curves=curves)
 
 
-def drive(searcher: OurStudy, table: Table, watch: Callable[[], bool]) -> None:
-    """Run a study until it has nothing to do or `watch`, called after every epoch, returns
-    False."""
-    live: list[tuple[object, list[float]]] = []
-    seen: dict[int, list[float]] = {}
-    while True:
-        while len(live) < AT_A_TIME and (asked := searcher.ask()) is not None:
-            live.append(asked)
-        if not live:
-            return
-        for work, params in list(live):
-            curve = table.curve(params)
-            values = seen.setdefault(work.id.trial, [])
-            values.append(curve[len(values)])
-            goes_on = searcher.report(work, len(values), values[-1])
-            if len(values) == len(curve) or not goes_on:
-                live.remove((work, params))
-                searcher.end(work, values, stopped=len(values) < len(curve))
-            if not watch():
-                return
-
-
 def regrets(table: Table, setting: Setting, seed: int) -> list[float]:
     """Return the regret of the leading completed trial after each budget; 1 while none has
     completed."""
     measured = as_measured(table, setting, seed)
     searcher = OurStudy(measured, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME)
+    steps = best_so_far(Whole(searcher, measured), measured)
     best = float(table.values.max())
     span = best - float(np.median(table.values))
-    looks = [budget * table.epochs for budget in BUDGETS]
+
     found: list[float] = []
-    spent = 0
-
-    def watch() -> bool:
-        nonlocal spent
-        spent += 1
-        if spent in looks:
-            found.append((best - _leader(searcher, table)) / span)
-        return spent < looks[-1]
-
-    drive(searcher, measured, watch)
+    done = 0
+    for budget in BUDGETS:
+        until = budget * table.epochs + 1  # the study hears of an epoch when the next one is run
+        for _ in itertools.islice(steps, until - done):
+            pass
+        done = until
+        found.append((best - _leader(searcher, table)) / span)
     return found
 
 
@@ -165,7 +141,7 @@ def small_study(table: Table, setting: Setting, seed: int) -> tuple[float, bool]
     completes."""
     measured = as_measured(table, setting, seed)
     searcher = OurStudy(measured, seed, SMALL)
-    drive(searcher, measured, lambda: True)
+    race(searcher, measured, SMALL, target=math.inf)
     epochs = sum(len(trial.intermediate_values) for trial in searcher.study.frozen_trials())
     return epochs / table.epochs, list(searcher.study.completed) == [0]
 
@@ -190,12 +166,6 @@ def _prepared(table: Table, setting: Setting) -> Table:
     return dataclasses.replace(table, default=table.params(key))
 
 
-def ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (budgets,)
-    """Return the geometric mean over tables of the ratio of means over seeds."""
-    means = [np.maximum(side.mean(1), LEAST) for side in (ours, theirs)]
-    return np.exp(np.log(means[0] / means[1]).mean(0))
-
-
 def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets)
     """Return the 95 % interval of the ratio over resampled seeds."""
     rng = np.random.default_rng(0)
@@ -203,21 +173,24 @@ def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets
     drawn = []
     for _ in range(RESAMPLES):
         index = rng.integers(seeds, size=seeds)
-        drawn.append(ratio(ours[:, index], theirs[:, index]))
+        drawn.append(ratio([*ours[:, index]], [*theirs[:, index]]))
     return np.quantile(drawn, [0.025, 0.975], axis=0)
 
 
 def show(setting: Setting, variants: Sequence[str], seeds: int) -> None:
     """Print one line for each variant."""
     print(f"== {setting}", flush=True)
-    of_second, _ = measure(setting, RULES[2], seeds)
+    second = measure(setting, RULES[2], seeds)
+    of_second, _ = second
     for name in variants:
         rule = VARIANTS[name]
-        of_budgets, of_studies = measure(setting, rule, seeds)
+        of_budgets, of_studies = second if rule is RULES[2] else measure(setting, rule, seeds)
         cells = ["1"] * len(BUDGETS)
         if rule is not RULES[2] and not setting.best_default:
             ratios = zip(
-                ratio(of_budgets, of_second), *interval(of_budgets, of_second), strict=True
+                ratio([*of_budgets], [*of_second]),
+                *interval(of_budgets, of_second),
+                strict=True,
             )
             cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ratios]
         trainings, alone = of_studies.mean((0, 1))
