@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +14,9 @@ from trainables.plots.style import COLOURS
 from tune.reports.comparison_table import ComparisonTable, TableRow
 from tune.reports.pooled_table import PooledRow, PooledTable
 from tune.reports.statistics import Interval
+
+LABEL_WIDTH = 26
+"""Characters of a setting's label before it goes on in the next line."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,10 @@ def _draw(bars: Mapping[str, _Bar], settings: list[str], objective: str, path: P
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
 
     # A setting keeps its colour no matter which other settings have started.
-    colours = {bar.setting: COLOURS[settings.index(name)] for name, bar in bars.items()}
-    _draw_accuracies(left, list(bars.values()), colours)
+    colours = {name: COLOURS[settings.index(name)] for name in bars}
+    _draw_accuracies(left, bars, colours)
 
-    curves = {bar.setting: bar.curves for bar in bars.values() if bar.curves}
+    curves = {name: bar.curves for name, bar in bars.items() if bar.curves}
     if curves:
         draw_curves(right, curves, objective, colours)
     else:
@@ -81,9 +85,9 @@ def _draw(bars: Mapping[str, _Bar], settings: list[str], objective: str, path: P
     return path.read_bytes()
 
 
-def _draw_accuracies(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> None:
-    for y, bar in enumerate(bars):
-        colour = colours[bar.setting]
+def _draw_accuracies(axes: Axes, bars: Mapping[str, _Bar], colours: Mapping[str, str]) -> None:
+    for y, (name, bar) in enumerate(bars.items()):
+        colour = colours[name]
         accuracy = bar.accuracy
         if accuracy is not None:
             below = max(0.0, accuracy.mean - accuracy.low)
@@ -97,13 +101,14 @@ def _draw_accuracies(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str
         if bar.default is not None:
             axes.plot(bar.default, y, "|", color="0.45", markersize=13)
 
-    axes.set_yticks(range(len(bars)), [bar.setting for bar in bars])
+    labels = [fill(bar.setting, LABEL_WIDTH) for bar in bars.values()]
+    axes.set_yticks(range(len(bars)), labels)
     axes.invert_yaxis()
     label = "test accuracy, 95 % interval"
-    if any(bar.points for bar in bars):
-        label += "; small: each search"
-    if any(bar.default is not None for bar in bars):
-        label += "; bar: default"
+    if any(bar.points for bar in bars.values()):
+        label += "\nsmall: each search"
+    if any(bar.default is not None for bar in bars.values()):
+        label += "\nbar: default"
     axes.set_xlabel(label)
 
 
