@@ -24,6 +24,7 @@ from benchmarks.evidence_page import markdown
 from benchmarks.record_file import RESULTS, machine
 from search_spaces.settings import sides
 from trainables.files import write_atomically
+from tune.reports.pooled_row import outcomes_of_searches
 from tune.reports.pooled_table import compare_searches
 from tune.reports.sampling_error import outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, holm, mean_of, paired, significance
@@ -33,6 +34,10 @@ from tune.study.record import read_record
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- result: (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+NOT_RECORDED = (
+    " Intervals leave out the error of test images that searches share, which was not recorded."
+)
 
 Result = dict[str, Any]
 
@@ -88,11 +93,16 @@ def _study(folder: Path) -> Result:
 def _comparison(folder: Path) -> Result:
     table = compare_searches(folder)
     commits = {one.record.manifest.commit for row in table.rows for one in row.searches.values()}
+    outcomes = {row.name: outcomes_of_searches(row.searches, table.searches) for row in table.rows}
     return {
         "commit": ", ".join(sorted(commit or "unknown" for commit in commits)),
         "metric": table.metric,
         "wanted": table.wanted,
         "questions": dict(table.questions),
+        "sampling_variance": {
+            name: sampling_variance(table.metric, *(outcomes[side] for side in sides(name)))
+            for name in table.questions
+        },
         "level": table.differences[0].level,
         "backbones": {cost.source: [cost.epochs, cost.minutes] for cost in table.sources},
         "settings": {
@@ -100,6 +110,7 @@ def _comparison(folder: Path) -> Result:
                 "about": row.about,
                 "accuracies": list(row.accuracies.values()),
                 "images": row.images,
+                "shared": row.shared,
                 "epochs": row.epochs,
                 "minutes": row.minutes,
                 "configurations": [one.configuration for one in row.searches.values()],
@@ -171,10 +182,13 @@ def studies_together(results: list[Result]) -> str:
     level = significance(1)
     alone = sum(gain.p < level for gain in gains)
     adjusted = sum(p < level for p in holm([gain.p for gain in gains], len(gains)))
-    mean = interval(mean_of([gain.mean for gain in gains]))
+    # they have the same test images, whose error does not fall with the number of studies
+    of_images = [result["sampling_variance"]["gain"] or 0.0 for result in results]
+    mean = interval(mean_of([gain.mean for gain in gains], sum(of_images) / len(of_images)))
     return (
-        f"mean gain of {len(gains)} studies {mean} (t({len(gains) - 1}) over studies); {alone} of "
-        f"them {'decides' if alone == 1 else 'decide'} alone, {adjusted} with Holm over all"
+        f"mean gain of {len(gains)} studies {mean} (t({len(gains) - 1}) over studies, and the draw "
+        f"of test images, which they share); {alone} of them "
+        f"{'decides' if alone == 1 else 'decide'} alone, {adjusted} with Holm over all"
     )
 
 
@@ -186,7 +200,7 @@ def comparison_settings(result: Result) -> str:
     rows = []
     for name, setting in result["settings"].items():
         accuracies = setting["accuracies"]
-        estimate = mean_of(accuracies).clipped_to_unit()
+        estimate = mean_of(accuracies, setting.get("shared") or 0.0).clipped_to_unit()
         spread = (sum((a - estimate.mean) ** 2 for a in accuracies) / (count - 1)) ** 0.5
         images = "-" if setting["images"] is None else short(setting["images"])
         cells = [short(accuracy) for accuracy in accuracies]
@@ -199,9 +213,10 @@ def comparison_settings(result: Result) -> str:
 def comparison_differences(result: Result) -> str:
     """Return the table of questions."""
     gains = {}
+    of_images = result.get("sampling_variance", {})
     for name in result["questions"]:
         first, second = [result["settings"][side]["accuracies"] for side in sides(name)]
-        gains[name] = paired(first, second)
+        gains[name] = paired(first, second, of_images.get(name) or 0.0)
     adjusted = holm([gain.p for gain in gains.values()], len(result["questions"]))
     rows = []
     for (name, gain), p_holm in zip(gains.items(), adjusted, strict=True):
@@ -220,10 +235,12 @@ def comparison_source(result: Result) -> str:
         f"`{name}` {cost[0]:,} epochs in {cost[1]:.0f} minutes"
         for name, cost in result["backbones"].items()
     ]
+    known = all(setting.get("shared") is not None for setting in result["settings"].values())
+    left_out = "" if known else NOT_RECORDED
     return (
         f"`{result['command']}` (commit {result['commit'][:7]}, {result['machine']}, "
         f"{result['recorded']}). Training took {epochs:,} epochs in {minutes:.0f} minutes for the "
-        f"settings, and for their backbones {', '.join(backbones)}."
+        f"settings, and for their backbones {', '.join(backbones)}.{left_out}"
     )
 
 

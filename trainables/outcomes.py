@@ -31,6 +31,8 @@ class TestedData(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def pool(self) -> str: ...
+    @property
     def test(self) -> ImageRows: ...
     @property
     def clusters(self) -> np.ndarray | None: ...
@@ -58,6 +60,12 @@ class ImageOutcomes:
     """Groups of images that belong together, such as drawings of one letter; None: no groups."""
     members: np.ndarray | None = None  # (n, N) int
     """Classes of each episode; None for images."""
+    pool: str = ""
+    """Digest of all images from which the test set was carved; "" if unknown. Test sets of one pool
+    may overlap."""
+    ids: np.ndarray | None = None  # (K,) int >= 0
+    """Identity within the pool of each cluster, of each image if there are no clusters, or of each
+    class of episodes; None if unknown."""
 
     def to_record(self) -> Record:
         """Convert to a form that JSON can hold: some 200 bytes for 1,000 images of a classifier."""
@@ -69,6 +77,9 @@ class ImageOutcomes:
             array = getattr(self, name)
             if array is not None:
                 record[name] = _packed(array)
+        if self.ids is not None:
+            record["pool"] = self.pool
+            record["ids"] = _packed(_steps(self.ids))
         return record
 
     @classmethod
@@ -81,6 +92,9 @@ class ImageOutcomes:
         for name in ("clusters", "members"):
             if name in record:
                 arrays[name] = _unpacked(record[name])
+        if "ids" in record:
+            arrays["pool"] = record["pool"]
+            arrays["ids"] = _from_steps(_unpacked(record["ids"]))
         return cls(test_set=record["test_set"], answers=record["answers"], **arrays)
 
 
@@ -95,14 +109,21 @@ def image_outcomes(
     names another way of testing, such as on "whole" images, which counts as another test set."""
     rows = data.test.indices
     clusters = None
+    ids = rows
     if data.clusters is not None:
         clusters = numbered(data.clusters[rows])
+        ids = _first_rows(data.clusters)[rows]
+        if clusters is not None:
+            _, one_of_each = np.unique(clusters, return_index=True)
+            ids = ids[one_of_each]
     return ImageOutcomes(
         test_set=digest_of(data.fingerprint + judged, rows),
         right=right or {},
         answers=answers,
         overlaps=overlaps or {},
         clusters=clusters,
+        pool=digest_of(data.pool + judged),
+        ids=ids,
     )
 
 
@@ -122,6 +143,32 @@ def numbered(
     if len(different) == values.size:
         return None
     return numbers.reshape(values.shape)
+
+
+def _first_rows(
+    clusters: np.ndarray,  # (N,) int, of a whole store
+) -> np.ndarray:  # (N,) int
+    """Return for every row the first row of its cluster: an identity that no split changes."""
+    _, first, cluster_of = np.unique(clusters, return_index=True, return_inverse=True)
+    found: np.ndarray = first[cluster_of]
+    return found
+
+
+def _steps(
+    values: np.ndarray,  # (n,) int
+) -> np.ndarray:  # (n,) int >= 0
+    """Encode differences between neighbours, which are small for sorted values: 0, -1, 1, -2, 2 as
+    0, 1, 2, 3, 4."""
+    steps = np.diff(values, prepend=0)
+    return np.where(steps < 0, -2 * steps - 1, 2 * steps)
+
+
+def _from_steps(
+    encoded: np.ndarray,  # (n,) int >= 0
+) -> np.ndarray:  # (n,) int
+    """Decode what `_steps` returned."""
+    steps = np.where(encoded % 2 == 1, -(encoded + 1) // 2, encoded // 2)
+    return np.cumsum(steps)
 
 
 def _packed(

@@ -304,12 +304,15 @@ def episode_outcomes(
     queries = episodes.query.shape[1]
     right = np.round(accuracies * queries)
     classes = labels_of(data.test)[episodes.support[:, :, 0]]  # (T, N)
+    members = numbered(classes)
     images = data.test.indices
     return ImageOutcomes(
         test_set=digest_of(data.fingerprint, images, episodes.support, episodes.query),
         right={"test/episode_top1": right.astype(np.int64)},
         answers=queries,
-        members=numbered(classes),
+        members=members,
+        pool=digest_of(data.pool),
+        ids=None if members is None else np.unique(classes),
     )
 
 

@@ -29,6 +29,7 @@ MODULES = (
     "numpy",
     "pandas",
     "scipy",
+    "opda",
     "threadpoolctl",
     "fontTools",
     "PIL",

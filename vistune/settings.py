@@ -14,7 +14,8 @@ from tune.cli.compare import comparison_of
 from tune.experiment_file import find_experiment
 from tune.experiments import Experiment
 from tune.reports.comparison_table import ComparisonTable, Difference, TableRow, compare_settings
-from tune.reports.pooled_table import PooledRow, PooledTable, compare_searches, has_searches
+from tune.reports.pooled_row import PooledRow
+from tune.reports.pooled_table import PooledTable, compare_searches, has_searches
 from tune.reports.statistics import Interval
 from tune.reports.storage import synced_folder
 from vistune.arguments import SearchArguments, as_options

@@ -74,25 +74,33 @@ def test_a_record_gives_the_outcomes_back(name: str) -> None:
         assert one.keys() == other.keys()
         for metric in one:
             np.testing.assert_array_equal(one[metric], other[metric])
-    for field in ("clusters", "members"):
+    assert (read.pool, outcomes.ids is None) == (outcomes.pool, False)
+    for field in ("clusters", "members", "ids"):
         one, other = getattr(outcomes, field), getattr(read, field)
         assert (one is None) == (other is None)
         if one is not None:
             np.testing.assert_array_equal(one, other)
 
 
+def data_of(rows: np.ndarray, clusters: np.ndarray | None) -> Any:
+    test = SimpleNamespace(indices=rows)
+    return SimpleNamespace(fingerprint="f", pool="p", test=test, clusters=clusters)
+
+
 def test_the_record_of_a_classifier_is_small() -> None:
-    rows = np.arange(10_000)
-    data = SimpleNamespace(fingerprint="f", test=SimpleNamespace(indices=rows), clusters=None)
+    """The rows are a fifth of the pool, as a carve takes them."""
+    rows = np.sort(np.random.default_rng(1).permutation(50_000)[:10_000])
+    data = data_of(rows, None)
     right = np.random.default_rng(0).random(10_000) < 0.9
     record = image_outcomes(data, {"test/top1": right}).to_record()
-    assert len(json.dumps(record)) < 2500
+    sizes = {name: len(json.dumps(part)) for name, part in record.items()}
+    assert sizes["right"] < 2000
+    assert sizes["ids"] < 8000
 
 
 def test_other_images_have_another_name() -> None:
     rows = np.arange(5)
-    data = SimpleNamespace(fingerprint="f", test=SimpleNamespace(indices=rows), clusters=None)
-    other = SimpleNamespace(fingerprint="f", test=SimpleNamespace(indices=rows + 1), clusters=None)
+    data, other = data_of(rows, None), data_of(rows + 1, None)
     assert image_outcomes(data).test_set == image_outcomes(data).test_set
     assert image_outcomes(data).test_set != image_outcomes(other).test_set
 
@@ -130,6 +138,48 @@ def test_two_workers_find_the_outcomes_of_one() -> None:
     first, second = on_ranks(2, overlaps)
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, overlaps(0))
+
+
+def test_test_sets_of_one_pool_name_what_they_share() -> None:
+    """A cluster, or an image without any, has the same identity in every test set."""
+    whole = np.array([7, 3, 3, 9, 7, 5, 9])
+    first = image_outcomes(data_of(np.array([0, 1, 2, 3]), whole))
+    assert first.ids is not None
+    assert first.clusters is not None
+    by_image = dict(zip([0, 1, 2, 3], first.ids[first.clusters], strict=True))
+    second = image_outcomes(data_of(np.array([3, 4, 5]), whole))  # each in a cluster of its own
+    assert second.clusters is None
+    by_image_there = dict(zip([3, 4, 5], second.ids, strict=True))  # type: ignore[arg-type]
+    assert by_image[3] == by_image_there[3]
+    assert by_image[0] == by_image_there[4]
+    assert by_image_there[5] not in by_image.values()
+
+    alone = image_outcomes(data_of(np.array([6, 2]), None))
+    assert alone.ids is not None
+    assert alone.ids.tolist() == [6, 2]
+    read = ImageOutcomes.from_record(json.loads(json.dumps(alone.to_record())))
+    assert read.ids is not None
+    assert read.ids.tolist() == [6, 2]
+
+
+def test_letters_have_one_identity_under_every_seed() -> None:
+    """The drawings of two seeds differ, and so do the test sets, but not the letters."""
+    first, second = (
+        load_dataset(DataConfig(name="glyphs", seed=seed), task="classify") for seed in (0, 1)
+    )
+    assert first.fingerprint != second.fingerprint
+    one, other = (image_outcomes(data) for data in (first, second))
+    assert one.test_set != other.test_set
+    assert one.pool == other.pool
+    letters = [
+        {classes[label]: ids for label, ids in zip(labels, found.ids[found.clusters], strict=True)}  # type: ignore[index]
+        for classes, labels, found in (
+            (first.classes, first.test.targets(), one),
+            (second.classes, second.test.targets(), other),
+        )
+    ]
+    assert letters[0] == letters[1]
+    assert len(letters[0]) == len(set(letters[0].values())) == 209
 
 
 # -- clusters

@@ -49,6 +49,7 @@ def with_given_episodes(data: DataSet, listing: Listing | None) -> FewShotData:
         )
     contents = [path.read_bytes() for path in tables.values()]
     values["fingerprint"] = digest(data.fingerprint, *contents)
+    values["carved_from"] = data.pool
     values["summary"] = replace(data.summary, notes=(*data.summary.notes, *notes))
     return FewShotData(**values, given=given)
 

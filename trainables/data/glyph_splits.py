@@ -10,7 +10,7 @@ import numpy as np
 from trainables.data.carving import SplitRules, carver_of
 from trainables.data.glyphs import GlyphPlan
 from trainables.data.splits import DataSet, Split
-from trainables.data.store import Store
+from trainables.data.store import Store, digest
 from trainables.data_summary import DataSummary
 
 HELD_OUT_TEST = 0.55
@@ -156,4 +156,10 @@ class Letters:
             summary=DataSummary(notes=(note,)),
             contents=self.store.contents,
             clusters=self.letter,
+            carved_from=self._pairs_of_letter_and_face(),
         )
+
+    def _pairs_of_letter_and_face(self) -> str:
+        """Hash of the pictures that the rows show, whatever the seed of their jitter."""
+        faces = np.array(self.plan.face, np.int64)
+        return digest("letters", "".join(self.plan.classes), faces.tobytes())

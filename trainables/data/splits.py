@@ -152,6 +152,14 @@ class DataSet:
     levels: Levels | None = None
     """Range of values that was mapped to 0 to 255, for images with more than 8 bits; None without
     any."""
+    carved_from: str = ""
+    """Hash of all images before they are split; "" if `fingerprint` is that hash."""
+
+    @property
+    def pool(self) -> str:
+        """Hash of all images before they are split. Data sets of one pool have the same rows, and
+        splits that may overlap."""
+        return self.carved_from or self.fingerprint
 
     @cached_property
     def chance(self) -> float:

@@ -11,90 +11,36 @@ search (paired t test). The intervals therefore cover everything that is random 
 This module computes the table; `pooled_text.py` formats it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from search_spaces.settings import Comparison, sides
-from trainables.outcomes import ImageOutcomes
+from tune.reports.backbone_part import (
+    FEWEST,
+    BackbonePart,
+    backbone_part,
+    crossed_settings,
+)
 from tune.reports.comparison_table import (
     ComparisonTable,
     Difference,
-    TableRow,
     compare_settings,
     corrected,
 )
-from tune.reports.components import Components, components
 from tune.reports.config_differences import same_data
+from tune.reports.pooled_row import PooledRow, outcomes_of_searches, pooled_row
 from tune.reports.same_search import check_complete, check_same_study
-from tune.reports.sampling_error import sampling_variance
-from tune.reports.statistics import Interval, mean_of, paired, significance
+from tune.reports.sampling_error import (
+    crossed_covariance,
+    sampling_variance,
+)
+from tune.reports.statistics import Interval, paired, significance
 from tune.study.group import Group, is_group, search_numbers, source_studies
 from tune.study.record import read_record
 from tune.study.rules import ENOUGH_SEARCHES
-
-
-@dataclass(frozen=True)
-class PooledRow:
-    """One setting over all searches; accuracies are in [0, 1], on the test splits."""
-
-    name: str
-    about: str
-
-    searches: dict[str, TableRow]
-    """Search -> the setting's row in that search's table, for searches with a test accuracy."""
-
-    accuracies: dict[str, float]
-    """Search -> mean test accuracy over the repeats of its chosen configuration."""
-
-    defaults: dict[str, float]
-    """Search -> mean test accuracy over the repeats of the default, if it was repeated."""
-
-    accuracy: Interval | None
-    """Mean over searches; None for fewer than two."""
-
-    images: float | None
-    """Standard deviation of one search's accuracy over draws of its test images; None if outcomes
-    are missing."""
-
-    @property
-    def components(self) -> Components | None:
-        """Variance components over searches; None if outcomes or repeats are missing."""
-        if self.images is None:
-            return None
-        scores = [list(row.scores.values()) for row in self.searches.values()]
-        return components(scores, self.images**2)
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """Variance component -> standard deviation if it were the only one; empty if the components
-        are unknown."""
-        found = self.components
-        return {} if found is None else found.deviations
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation of the accuracies over searches."""
-        if len(self.accuracies) < 2:
-            return None
-        return float(np.std(list(self.accuracies.values()), ddof=1))
-
-    @property
-    def setting(self) -> str:
-        """The setting's name and description."""
-        return f"{self.name}: {self.about}"
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the trials of all searches."""
-        return sum(row.record.epochs for row in self.searches.values())
-
-    @property
-    def minutes(self) -> float:
-        """Training time of trials and repeats, in minutes."""
-        return sum(row.minutes for row in self.searches.values())
 
 
 @dataclass(frozen=True)
@@ -104,6 +50,9 @@ class Cost:
     source: str
     epochs: int
     minutes: float
+
+    objective: str
+    """The metric by which a search chose its backbone."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +81,10 @@ class PooledTable:
 
     sources: list[Cost]
     """Cost of the backbones, which no row includes."""
+
+    backbone: BackbonePart | None = None
+    """The part of the spread over searches that the backbones make; None if the comparison cannot
+    tell."""
 
     @property
     def questions(self) -> Mapping[str, str]:
@@ -170,9 +123,12 @@ def _source_costs(folder: Path, comparison: Comparison, numbers: list[int]) -> l
     for number in numbers:
         for name, path in source_studies(folder, comparison, number).items():
             record = read_record(path)
-            before = found.get(name, Cost(name, 0, 0.0))
             minutes = sum(run.seconds for run in record.trials.values()) / 60
-            found[name] = Cost(name, before.epochs + record.epochs, before.minutes + minutes)
+            epochs = record.epochs
+            if name in found:
+                minutes += found[name].minutes
+                epochs += found[name].epochs
+            found[name] = Cost(name, epochs, minutes, record.objective)
     return list(found.values())
 
 
@@ -213,7 +169,7 @@ def _tables_of(folder: Path) -> list[tuple[int, ComparisonTable]]:
 
 def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> PooledTable:
     first = next(iter(tables.values()))
-    rows = [_pooled_row(name, first.comparison, tables) for name in first.comparison.settings]
+    rows = [pooled_row(name, first.comparison, tables) for name in first.comparison.settings]
     by_name = {row.name: row for row in rows}
 
     gains = {}
@@ -244,11 +200,31 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
         ),
         missing=missing,
         sources=[],
+        backbone=_backbone_part(by_name, first),
     )
 
 
+def _backbone_part(rows: Mapping[str, PooledRow], table: ComparisonTable) -> BackbonePart | None:
+    """Estimate the part of the backbone over the searches that have all four crossed settings."""
+    names = crossed_settings(table.comparison)
+    if names is None:
+        return None
+    four = [rows[name] for name in names]
+    searches = [name for name in four[0].accuracies if all(name in row.accuracies for row in four)]
+    if len(searches) < FEWEST:
+        return None
+    of_images = None
+    if all(row.searches[search].outcomes for row in four for search in searches):
+        runs = [outcomes_of_searches(row.searches, searches) for row in four]
+        of_images = crossed_covariance(table.metric, runs)
+    if of_images is None:
+        return None
+    accuracies = {row.name: [row.accuracies[search] for search in searches] for row in four}
+    return backbone_part(accuracies, of_images)
+
+
 def _gain(
-    row: PooledRow, other: PooledRow, searches: Iterable[str], metric: str
+    row: PooledRow, other: PooledRow, searches: Collection[str], metric: str
 ) -> tuple[int, Interval | None]:
     """Return the number of searches that have both settings, and the difference over them, None for
     fewer than two searches."""
@@ -257,10 +233,13 @@ def _gain(
         return len(pairs), None
 
     scores = np.array(pairs).T
-    # Searches on the same test images share the sampling error of these images, which their spread
-    # does not show. If each search has its own images, the spread already includes that error, and
-    # `shared` is 0.
-    shared = sampling_variance(metric, _outcomes(row, searches), _outcomes(other, searches))
+    # Searches share sampling error as far as their test images overlap. Their spread does not show
+    # that part; it shows the rest.
+    shared = sampling_variance(
+        metric,
+        outcomes_of_searches(row.searches, searches),
+        outcomes_of_searches(other.searches, searches),
+    )
     return len(pairs), paired(scores[0], scores[1], shared or 0.0)
 
 
@@ -271,57 +250,6 @@ def _withheld(fewest: int, wanted: int) -> str:
     if fewest < wanted:
         return f"no verdict yet: {fewest} of {wanted} searches"
     return ""
-
-
-def _pooled_row(
-    name: str, comparison: Comparison, tables: Mapping[str, ComparisonTable]
-) -> PooledRow:
-    searches = {}
-    for search, table in tables.items():
-        for row in table.rows:
-            if row.name == name and row.scores:
-                searches[search] = row
-
-    accuracies = {
-        search: float(np.mean(list(row.scores.values()))) for search, row in searches.items()
-    }
-    defaults = {
-        search: row.default.mean for search, row in searches.items() if row.default is not None
-    }
-    accuracy = None
-    if len(accuracies) > 1:
-        accuracy = mean_of(list(accuracies.values())).clipped_to_unit()
-    return PooledRow(
-        name=name,
-        about=comparison.settings[name].about,
-        searches=searches,
-        accuracies=accuracies,
-        defaults=defaults,
-        accuracy=accuracy,
-        images=_image_error(searches, next(iter(tables.values())).metric),
-    )
-
-
-def _outcomes(row: PooledRow, searches: Iterable[str]) -> dict[int, ImageOutcomes]:
-    """Return index of a search -> outcomes of one of its final runs. One run suffices, because runs
-    of the same search share more than their test images."""
-    found = {}
-    for place, search in enumerate(searches):
-        one = row.searches.get(search)
-        if one is not None and one.outcomes:
-            found[place] = next(iter(one.outcomes.values()))
-    return found
-
-
-def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:
-    """Return the standard deviation of an average search's accuracy over draws of test images."""
-    variances = []
-    for row in searches.values():
-        variance = sampling_variance(metric, row.outcomes)
-        if variance is None:
-            return None
-        variances.append(variance)
-    return float(np.sqrt(np.mean(variances))) if variances else None
 
 
 def _pairs(row: PooledRow, other: PooledRow) -> list[tuple[float, float]]:

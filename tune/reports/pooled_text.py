@@ -7,7 +7,9 @@ from rich.console import Console
 
 from tune.reports.components import advice
 from tune.reports.marks import marks
-from tune.reports.pooled_table import PooledRow, PooledTable
+from tune.reports.pooled_row import PooledRow
+from tune.reports.pooled_table import PooledTable
+from tune.reports.sampling_error import OVERLAP_UNKNOWN
 from tune.reports.table_text import (
     Cells,
     difference_cells,
@@ -16,6 +18,11 @@ from tune.reports.table_text import (
     print_cells,
 )
 
+_COMPONENTS = {
+    "search": "another search",
+    "training": "other final trainings",
+    "images": "other test images",
+}
 _CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epochs", "minutes")
 
 
@@ -44,12 +51,20 @@ def _cells_of(row: PooledRow, table: PooledTable) -> list[str]:
 def component_cells(table: PooledTable) -> Cells:
     """Return one row per setting: the standard deviation of a search's accuracy that each source of
     variation would cause alone. No rows if outcomes or repeats are missing."""
-    header = ["setting", "another search", "other final trainings", "other test images"]
-    rows = [
-        [row.setting, *(f"{deviation:.3f}" for deviation in row.parts.values())]
-        for row in table.rows
-        if row.parts
-    ]
+    header = ["setting", *_COMPONENTS.values()]
+    rows = []
+    for row in table.rows:
+        parts = row.parts
+        if parts:
+            cells = [f"{parts[part]:.3f}" if part in parts else "-" for part in _COMPONENTS]
+            rows.append([row.setting, *cells])
+    backbone = table.backbone
+    if backbone is None:
+        return Cells(header, rows)
+
+    header.insert(2, "of it another backbone [95 %]")
+    for cells, row in zip(rows, (row for row in table.rows if row.parts), strict=True):
+        cells.insert(2, backbone.label if row.name in backbone.settings else "-")
     return Cells(header, rows)
 
 
@@ -59,8 +74,11 @@ def pooled_notes(table: PooledTable) -> list[str]:
     said = [
         "Test accuracy. A search (its trials, choice, split of the data, and backbones of its own) "
         "counts as one observation; intervals are Student's t over searches, differences are "
-        "paired by search, so they cover another search.",
+        "paired by search, so they cover another search. Where searches share test images, the "
+        "error that these have in common is added.",
     ]
+    if any(row.shared is None for row in table.rows if len(row.searches) > 1):
+        said.append(OVERLAP_UNKNOWN)
     said += _components(table)
     said += _kept_defaults(table)
     if level is not None:
@@ -70,7 +88,8 @@ def pooled_notes(table: PooledTable) -> list[str]:
         )
     if table.sources:
         costs = [
-            f"{cost.source} {cost.epochs:,} epochs, {cost.minutes:.1f} minutes"
+            f"{cost.source} {cost.epochs:,} epochs, {cost.minutes:.1f} minutes, chosen by "
+            f"{cost.objective}"
             for cost in table.sources
         ]
         said.append(f"Backbones cost, over all searches: {'; '.join(costs)}.")
@@ -91,9 +110,32 @@ def _components(table: PooledTable) -> list[str]:
     explained = (
         "sd: standard deviation over searches. Its parts, estimated with as few degrees of freedom "
         "as there are searches: another search (trials, choice, split, backbone), other seeds of "
-        "the final trainings, another draw of test images; squares of the parts add."
+        "the final trainings, another draw of test images. Their squares add to that of sd, "
+        "plus the variance that searches share by their test images."
     )
-    return [explained, *filter(None, [advice(known)])]
+    return [explained, *filter(None, [advice(known), _backbone(table)])]
+
+
+def _backbone(table: PooledTable) -> str:
+    """Say how much of the spread the backbones make, or that it cannot be told; "" if the
+    comparison has no backbones in common."""
+    part = table.backbone
+    if part is None:
+        return ""
+    named = f"{', '.join(part.settings[:-1])} and {part.settings[-1]}"
+    said = (
+        f"Another backbone: a standard deviation of {part.label} on average over {named}, from "
+        "what settings on one backbone have in common"
+    )
+    if not part.told:
+        return (
+            f"{said}; too few searches to tell it from none. Longer searches (--trials) cannot "
+            "reduce it, further ones (--searches) have backbones of their own."
+        )
+    return (
+        f"{said}; further searches (--searches), each with a backbone of its own, reduce it, "
+        "longer ones (--trials) do not."
+    )
 
 
 def _marks(table: PooledTable) -> list[str]:
@@ -166,6 +208,11 @@ def pooled_csv(table: PooledTable) -> str:
             writer.writerow([row.name, "all", *estimate, row.epochs, row.minutes])
         for part, deviation in row.parts.items():
             writer.writerow([row.name, f"sd of {part}", deviation, "", "", "", "", "", ""])
+
+    if table.backbone is not None:
+        settings = ", ".join(table.backbone.settings)
+        estimate = [*table.backbone.deviations, "", "", "", ""]
+        writer.writerow([settings, "sd of backbone", *estimate])
 
     for difference in table.differences:
         gain = difference.gain

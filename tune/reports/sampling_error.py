@@ -6,28 +6,34 @@ runs that differ in their seed. The effect of a run's own seed on each image var
 and is already part of their spread. The covariance leaves it out, so the two variances can be added
 (the two-way decomposition of Owen 2007, https://arxiv.org/abs/0712.0511).
 
-For a mean over images there is a closed form, the cluster-robust variance. mIoU is a ratio of sums,
-so whole clusters of images are resampled. Images of one cluster (drawings of one letter, frames of
-one source) are drawn together. Few-shot episodes share classes with each other, so the draw of
-classes contributes a variance of its own.
+Searches that carve their test sets from one pool share some of the images, or other images of the
+same clusters. Their scores then share part of the sampling error, which the spread over searches
+does not show and more searches do not reduce. It is the sum, over what two test sets share, of the
+products of their influences on the two scores (the delta method).
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainables.outcomes import ImageOutcomes
+from tune.reports.score_covariance import (
+    episode_covariance,
+    influences,
+    iou_covariance,
+    mean_covariance,
+)
 from tune.study.view import StudyView
 
-DRAWS = 2000
-"""Number of resampled test sets in the bootstrap."""
 MISSING = "the error of a finite test set is not included"
 """Text for a report if `sampling_variance` returns None."""
-
-_SEED = 0  # seed of the bootstrap, so that the same record gives the same interval
-_DRAWS_AT_ONCE = 100
-_SINGULAR = 1e-9  # smaller eigenvalues, relative to the number of episodes, are rounding errors
+OVERLAP_UNKNOWN = (
+    "It is not on record which test images the searches share, so intervals leave out the error "
+    "that these images have in common: they may be too narrow."
+)
+"""Text for a report over several searches if `overlap_is_known` returns False."""
 
 Runs = Mapping[Any, ImageOutcomes]
 """Seed (or search) -> outcomes of its run. Runs with the same key share more than their test
@@ -51,8 +57,8 @@ def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> f
     """Estimate the variance, over test images, of the mean of `metric` over one configuration's
     runs, or of the difference between the means of two configurations.
 
-    Runs on different test sets share no sampling error. For several searches that each have their
-    own test images the variance is 0, because their spread already shows all of the error.
+    For several searches the variance is only the part that they share, because their spread already
+    shows the rest: all of it if they have the same test images, 0 if their images are unrelated.
 
     Args:
         metric: full name, such as `test/top1`.
@@ -83,6 +89,41 @@ def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> f
     return max(0.0, variance)
 
 
+def crossed_covariance(metric: str, four: Sequence[Runs]) -> float | None:
+    """Estimate the part of the covariance over searches of (first - second) and (third - fourth)
+    that the draw of test images causes.
+
+    Args:
+        four: search -> outcomes of its run, for four settings with the same searches.
+    Returns:
+        None if outcomes are missing, or if all images belong to one cluster.
+    """
+    searches = list(four[0])
+    outcomes = [runs[search] for runs in four for search in searches]
+    if not all(metric in run.right or metric in run.overlaps for run in outcomes):
+        return None
+    covariance = _covariance(outcomes, metric)
+    if covariance is None:
+        return None
+
+    count = len(searches)
+    blocks = covariance.reshape(4, count, 4, count)
+    crossed = blocks[0, :, 2] - blocks[0, :, 3] - blocks[1, :, 2] + blocks[1, :, 3]  # (R, R)
+    within = float(np.diag(crossed).mean())
+    # covariance between searches is no part of their spread
+    between = (float(crossed.sum()) - count * within) / (count * (count - 1))
+    return within - between
+
+
+def overlap_is_known(runs: Iterable[ImageOutcomes]) -> bool:
+    """True if the test sets are one, or it is on record which images they share."""
+    some = list(runs)
+    if not some:
+        return False
+    one_set = len({run.test_set for run in some}) == 1
+    return one_set or all(run.ids is not None for run in some)
+
+
 def _between_seeds(
     covariance: np.ndarray,  # (R, R) of the runs' scores
     seeds: np.ndarray,  # (R,)
@@ -99,7 +140,7 @@ def _between_seeds(
 
 def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
     """Compute the covariance (R, R) of the runs' scores over draws of the test sets; None if it
-    cannot be estimated."""
+    cannot be estimated. Test sets of which it is unknown whether they overlap count as apart."""
     covariance = np.zeros((len(outcomes), len(outcomes)))
     test_sets = np.array([run.test_set for run in outcomes])
     for test_set in dict.fromkeys(test_sets.tolist()):
@@ -108,7 +149,27 @@ def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | 
         if block is None:
             return None
         covariance[np.ix_(members, members)] = block
+
+    if len(set(test_sets)) > 1:
+        of_draws = [influences(run, metric) for run in outcomes]
+        for i, j in itertools.combinations(range(len(outcomes)), 2):
+            if test_sets[i] != test_sets[j]:
+                found = _shared_error(outcomes[i], of_draws[i], outcomes[j], of_draws[j])
+                covariance[i, j] = covariance[j, i] = found
     return covariance
+
+
+def _shared_error(
+    first: ImageOutcomes,
+    of_first: np.ndarray,  # (K,) influences
+    second: ImageOutcomes,
+    of_second: np.ndarray,  # (L,)
+) -> float:
+    """Covariance of two scores over what their different test sets share."""
+    if first.ids is None or second.ids is None or first.pool != second.pool:
+        return 0.0
+    _, here, there = np.intersect1d(first.ids, second.ids, return_indices=True)
+    return float(of_first[here] @ of_second[there])
 
 
 def _covariance_on_one(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
@@ -122,116 +183,3 @@ def _covariance_on_one(outcomes: Sequence[ImageOutcomes], metric: str) -> np.nda
     if first.members is not None:
         return episode_covariance(scores, first.members)
     return mean_covariance(scores, first.clusters)
-
-
-def mean_covariance(
-    scores: np.ndarray,  # (n, R) score of each image in each run
-    clusters: np.ndarray | None = None,  # (n,) int in [0, G); None: each image is alone
-) -> np.ndarray | None:  # (R, R)
-    """Compute the cluster-robust covariance of the means of R runs over the same images: the sums
-    of each cluster's residuals, as in Liang & Zeger 1986, times G / (G - 1).
-
-    Return None for a single cluster.
-    """
-    images, runs = scores.shape
-    residuals = (scores - scores.mean(axis=0)) / images
-    if clusters is not None:
-        sums = np.zeros((clusters.max() + 1, runs))
-        np.add.at(sums, clusters, residuals)
-        residuals = sums
-
-    count = len(residuals)
-    if count < 2:
-        return None
-    covariance: np.ndarray = residuals.T @ residuals * count / (count - 1)
-    return covariance
-
-
-def iou_covariance(
-    overlaps: np.ndarray,  # (R, n, C, 2) pixels of intersection and union
-    clusters: np.ndarray | None = None,  # (n,) int in [0, G); None: each image is alone
-) -> np.ndarray | None:  # (R, R)
-    """Compute the covariance of the mIoU of R runs over the same images, by a bootstrap over
-    clusters. The factor G / (G - 1) corrects the bootstrap variance of a mean, which is too small.
-
-    Return None for a single cluster.
-    """
-    runs, images, classes, _ = overlaps.shape
-    if clusters is None:
-        clusters = np.arange(images)
-    count = int(clusters.max()) + 1
-    if count < 2:
-        return None
-
-    sums = np.zeros((count, runs, classes, 2))
-    np.add.at(sums, clusters, overlaps.swapaxes(0, 1))
-    flat = sums.reshape(count, -1)
-
-    random = np.random.default_rng(_SEED)
-    equal = np.full(count, 1 / count)
-    draws = []
-    for _ in range(0, DRAWS, _DRAWS_AT_ONCE):
-        weights = random.multinomial(count, equal, size=_DRAWS_AT_ONCE)  # (b, G)
-        drawn = (weights @ flat).reshape(-1, runs, classes, 2)
-        draws.append(_mean_iou(drawn))
-    covariance = np.cov(np.concatenate(draws), rowvar=False) * count / (count - 1)
-    return covariance.reshape(runs, runs)
-
-
-def _mean_iou(
-    sums: np.ndarray,  # (..., C, 2) pixels of intersection and union
-) -> np.ndarray:  # (...)
-    """Average the IoU over the classes that occur in truth or prediction; 0 if there are none."""
-    intersection = sums[..., 0]
-    union = sums[..., 1]
-    present = union > 0
-    ratio = np.where(present, intersection / np.maximum(union, 1), 0.0)
-    mean: np.ndarray = ratio.sum(-1) / np.maximum(present.sum(-1), 1)
-    return mean
-
-
-def episode_covariance(
-    scores: np.ndarray,  # (T, R) accuracy of each episode in each run
-    members: np.ndarray,  # (T, N) classes of each episode, int in [0, K)
-) -> np.ndarray:  # (R, R)
-    """Compute the covariance of the mean accuracies of R runs over another draw of classes and
-    episodes.
-
-    The accuracy of an episode is modelled as a mean, plus an effect of each of its classes, plus
-    noise: the first terms of Hoeffding's decomposition of a U-statistic (1948). With K classes of
-    variance v and noise of variance w, the mean over T episodes has the variance N^2 v / K + w / T.
-    If every episode has the same classes, v cannot be estimated and counts as 0.
-    """
-    episodes, way = members.shape
-    classes = int(members.max()) + 1
-    residuals = scores - scores.mean(axis=0)
-    contains = np.zeros((episodes, classes))
-    np.put_along_axis(contains, members, 1.0, axis=1)
-
-    contains -= contains.mean(axis=0)
-    values, vectors = np.linalg.eigh(contains.T @ contains)
-    known = values > _SINGULAR * episodes
-    inverse = (vectors[:, known] / values[known]) @ vectors[:, known].T
-    effects = inverse @ contains.T @ residuals  # (K, R)
-    noise = residuals - contains @ effects
-    rank = int(known.sum())
-    freedom = episodes - 1 - rank
-    if rank == 0 or freedom < 1:
-        return _covariance_of_mean(residuals, episodes - 1)
-
-    # The effects are estimates, so their own error is subtracted.
-    noise_covariance = noise.T @ noise / freedom
-    effects -= effects.mean(axis=0)
-    spread = effects.T @ effects - noise_covariance * np.trace(inverse)
-    class_covariance = spread / rank
-    of_classes = way**2 * class_covariance / classes
-    covariance: np.ndarray = of_classes + noise_covariance / episodes
-    return covariance
-
-
-def _covariance_of_mean(
-    residuals: np.ndarray,  # (n, R)
-    freedom: int,
-) -> np.ndarray:  # (R, R)
-    covariance: np.ndarray = residuals.T @ residuals / freedom / len(residuals)
-    return covariance

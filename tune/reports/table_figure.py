@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from trainables.plots.curves import draw_curves
 from trainables.plots.style import COLOURS
 from tune.reports.comparison_table import ComparisonTable, TableRow
-from tune.reports.pooled_table import PooledRow, PooledTable
+from tune.reports.pooled_row import PooledRow
+from tune.reports.pooled_table import PooledTable
 from tune.reports.statistics import Interval
 
 LABEL_WIDTH = 26

@@ -14,7 +14,8 @@ from rich.console import Console
 from trainables.files import write_result
 from tune.reports.comparison_table import ComparisonTable, compare_settings
 from tune.reports.html_comparison import comparison_page, pooled_page
-from tune.reports.pooled_table import PooledRow, PooledTable, compare_searches, has_searches
+from tune.reports.pooled_row import PooledRow
+from tune.reports.pooled_table import PooledTable, compare_searches, has_searches
 from tune.reports.pooled_text import pooled_csv, pooled_markdown, show_pooled
 from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.table_text import as_csv, markdown, show, wide_console
@@ -95,6 +96,9 @@ def _log(table: ComparisonTable | PooledTable, group: Group) -> None:
         if isinstance(row, PooledRow):
             for part, deviation in row.parts.items():
                 metrics[f"sd_of_{part}/{row.name}"] = deviation
+    if isinstance(table, PooledTable) and table.backbone is not None:
+        names = ("sd_of_backbone", "sd_of_backbone_low", "sd_of_backbone_high")
+        metrics |= dict(zip(names, table.backbone.deviations, strict=True))
     for difference in table.differences:
         metrics[f"{table.metric}/{difference.name}"] = difference.gain.mean
 

@@ -13,9 +13,8 @@ from tune.reports.tuning_curve import TuningCurve, tuning_curve
 from tune.study.record import Record
 
 NOTE = (
-    "Median of the best of n trials on the split that selects, with a 95 % band for all n. "
-    "Approximate: band and median are exact for independent draws, while the sampler spreads its "
-    "first trials and then learns from them. A stopped trial counts with its best epoch."
+    "Median of the best of n trials on the split that selects, with a 95 % band for all n. A "
+    "stopped trial counts with its best epoch. "
 )
 _COLOURS = ("#14508c", "#d97706", "#2e7d32", "#8e44ad", "#c0392b", "#555555")
 _FEWEST = 4  # trials; fewer give no useful band
@@ -31,7 +30,23 @@ def tuning_section(searches: Mapping[str, Sequence[Record]]) -> Markup:
     if drawn is None:
         return Markup()
     shown = plot(drawn, "the best of n trials, by setting", height=420)
-    return render("tuning.html", figure=shown, note=NOTE)
+    return render("tuning.html", figure=shown, note=NOTE + _exactness(searches))
+
+
+def _exactness(searches: Mapping[str, Sequence[Record]]) -> str:
+    """Say whether the trials are the independent draws that the band assumes."""
+    records = [record for found in searches.values() for record in found]
+    reasons = []
+    if any(record.manifest.rules["sampler"] != "random" for record in records):
+        reasons.append("the sampler spreads its first trials and then learns from them")
+    if any(run.state == "PRUNED" for record in records for run in record.trials.values()):
+        reasons.append("whether a trial is stopped depends on the others")
+    if not reasons:
+        return "Band and median are exact, because these draws are independent."
+    return (
+        "Approximate: band and median are exact for independent draws, while "
+        f"{' and '.join(reasons)}."
+    )
 
 
 def tuning_figure(searches: Mapping[str, Sequence[Record]]) -> go.Figure | None:

@@ -220,6 +220,24 @@ def test_val_and_test_train_byol_only_by_name(tmp_path: Path) -> None:
         assert (named.val, named.test, named.gallery) == (usual.val, usual.test, usual.gallery)
 
 
+def in_parts(
+    root: Path, count: int, copied: Iterable[int], parts: tuple[str, ...], side: int
+) -> Path:
+    """Write the pictures of `by_class` in folders of parts. A copy lies in the part after that of
+    its picture."""
+    copies = set(copied)
+    for number in range(count):
+        place = number // len(CLASSES) % len(parts)
+        names = {place: (f"{number:03d}.png", "PNG")}
+        if number in copies:
+            names[(place + 1) % len(parts)] = (f"{number:03d}copy.jpg", "JPEG")
+        for part, (name, kind) in names.items():
+            folder = root / parts[part] / CLASSES[number % len(CLASSES)]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(encoded(number, side, kind))
+    return root
+
+
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -228,16 +246,26 @@ def test_val_and_test_train_byol_only_by_name(tmp_path: Path) -> None:
     copied=st.sets(st.integers(0, 47), max_size=20),
     seed=st.integers(0, 2**31),
     sizes=st.permutations([16, 28, 40]),
+    parts=st.sampled_from([("train", "val"), ("train", "test"), ("train", "val", "test")]),
 )
 def test_nothing_is_on_two_sides(
-    tmp_path: Path, count: int, copied: set[int], seed: int, sizes: list[int]
+    tmp_path: Path,
+    count: int,
+    copied: set[int],
+    seed: int,
+    sizes: list[int],
+    parts: tuple[str, ...],
 ) -> None:
-    """Holds for all folders, sizes, seeds and experiments, with re-encoded copies. The record of
-    what a backbone has seen counts exactly the images that it meets again."""
+    """Holds for all folders, sizes, seeds and experiments, with re-encoded copies, whether the
+    folder gives splits or not. The record of what a backbone has seen counts exactly the images
+    that it meets again."""
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         labelled = by_class(Path(folder) / "labelled", count, copied, side=48)
+        parted = in_parts(Path(folder) / "parted", count, copied, parts, side=48)
         pairs = in_pairs(Path(folder) / "pairs", count, copied, side=48)
-        experiments: list[tuple[Path, Task]] = [(labelled, task) for task in BY_IMAGE]
+        experiments: list[tuple[Path, Task]] = [
+            (root, task) for root in (labelled, parted) for task in BY_IMAGE
+        ]
         experiments += [(labelled, "fewshot"), (pairs, "segment"), (pairs, "ssl")]
 
         runs = []
@@ -262,6 +290,31 @@ def check_record(run: Loaded, other: Loaded, labels: bool) -> None:
         assert counted.images == len(split)
         assert (counted.with_labels, counted.without_labels)[not labels] == expected
         assert counted.seen == expected
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ["digits", "glyphs", "earth"])
+def test_nothing_of_an_embedded_set_is_on_two_sides(name: str, seed: int) -> None:
+    """By content, so that two drawings of one letter in one font are one picture."""
+    sizes = {"digits": 8, "glyphs": 28, "earth": 32}
+    tasks: dict[str, tuple[Task, ...]] = {
+        "digits": ("ssl", "pretrain", "classify", "fewshot"),
+        "glyphs": ("ssl", "pretrain", "classify", "fewshot"),
+        "earth": ("ssl", "pretrain", "classify", "segment"),
+    }
+    found = {}
+    for task in tasks[name]:
+        config = DataConfig(name=name, image_size=sizes[name], seed=seed)
+        data = load_dataset(config, task)
+        assert data.contents is not None
+        splits = {"train": data.train, "val": data.val, "test": data.test}
+        parts = {part: set(data.contents.keys[of.indices]) for part, of in splits.items()}
+        assert not parts["train"] & (parts["val"] | parts["test"])
+        assert not parts["val"] & parts["test"]
+        found[task] = parts
+    # what pre-training has trained on judges no classifier
+    for before in ("ssl", "pretrain"):
+        assert not found[before]["train"] & found["classify"]["test"]
 
 
 @pytest.mark.parametrize("task", ["classify", "fewshot"])

@@ -12,6 +12,7 @@ from scipy.stats import chi2_contingency
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from tests import REPO
 from trainables.data import DataConfig, DataSet, Split, glyphs, inspect, load_dataset
 from trainables.data.embedded import _digits
 from trainables.data.glyphs import FACES, GlyphPlan
@@ -292,6 +293,23 @@ def test_pre_training_on_the_pre_training_letters(
         (plan.letter[row], plan.face[row])
         for row in np.concatenate([data.val.indices, data.test.indices])
     }
+
+
+def test_the_page_says_what_each_experiment_sees(letters: DataSet, cache: Path) -> None:
+    """docs/classify.md counts the drawings that `ssl` and `pretrain` see, and the pairs that
+    judge."""
+    page = " ".join((REPO / "docs/classify.md").read_text().split())
+    pretrain, classify = (
+        load_dataset(DataConfig(name="glyphs"), task, cache) for task in ("pretrain", "classify")
+    )
+    others = len(pretrain.val) + len(pretrain.test)
+    assert f"`ssl` sees {len(letters.train):,} drawings without labels" in page
+    assert f"`pretrain` sees {len(pretrain.train):,} of them with labels" in page
+    assert f"keeps the other {others:,} for its own val and test" in page
+    rows = np.concatenate([pretrain.val.indices, pretrain.test.indices])
+    assert set(rows) <= set(letters.train.indices)
+    assert f"in {len(classify.train):,} drawings), val ({len(classify.val)})" in page
+    assert f"or test ({len(classify.test):,})" in page
 
 
 def test_digits_are_those_of_scikit_learn(cache: Path) -> None:

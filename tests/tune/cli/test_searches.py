@@ -20,10 +20,13 @@ from trainables.outcomes import ImageOutcomes
 from tune.cli.options import Options
 from tune.cli.searches import members_of
 from tune.experiments import EXPERIMENTS
+from tune.reports.backbone_part import backbone_part
 from tune.reports.html_comparison import pooled_page
 from tune.reports.pooled_table import compare_searches, pool_searches
 from tune.reports.pooled_text import pooled_csv, pooled_markdown, pooled_notes
-from tune.reports.statistics import holm, significance
+from tune.reports.sampling_error import OVERLAP_UNKNOWN, crossed_covariance, sampling_variance
+from tune.reports.statistics import holm, mean_of, significance
+from tune.reports.table_files import publish
 from tune.study.events import EventLog
 from tune.study.group import Group, search_numbers
 from tune.study.manifest import read_manifest
@@ -123,7 +126,7 @@ def test_the_cost_of_backbones_stands_beside_the_table(tmp_path: Path) -> None:
     found = compare_searches(folder)
     [cost] = found.sources
     assert (cost.source, cost.epochs, cost.minutes) == ("ssl", 4, 2.0)
-    assert "ssl 4 epochs, 2.0 minutes" in " ".join(pooled_notes(found))
+    assert "ssl 4 epochs, 2.0 minutes, chosen by val/top1" in " ".join(pooled_notes(found))
     assert [row.name for row in found.rows] == list(MEANS)
 
 
@@ -206,7 +209,7 @@ def test_the_table_says_where_its_spread_comes_from(tmp_path: Path) -> None:
 
     training = 0.01 / np.sqrt(3)
     images = np.sqrt(answers.var(ddof=1) / 400)
-    search = np.sqrt(np.var(means, ddof=1) - training**2 - images**2)
+    search = np.sqrt(np.var(means, ddof=1) - training**2)  # all searches share their images
     parts = found.rows[0].parts
     assert parts == pytest.approx({"search": search, "training": training, "images": images})
     cells = f"{search:.3f} | {training:.3f} | {images:.3f} |"
@@ -215,6 +218,92 @@ def test_the_table_says_where_its_spread_comes_from(tmp_path: Path) -> None:
     page = pooled_page(found, b"")
     assert "Where the spread over searches comes from" in page
     assert "further searches, or longer ones, would help most" in page
+
+
+def write_carved(storage: Path) -> dict[str, np.ndarray]:
+    """Write five searches of A to E. Each has its own half of a pool of 300 images as its test set.
+
+    Returns:
+        Setting -> (5,) test accuracies.
+    """
+    group = Group.open(storage / "classify", "classify", "val/top1", [])
+    group.ask_for(5)
+    random = np.random.default_rng(3)
+    hardness = random.random(300)
+    accuracies: dict[str, list[float]] = {}
+    for number in range(1, 6):
+        rows = np.sort(random.permutation(300)[:150])
+        for name, share in zip("ABCDE", (0.4, 0.7, 0.5, 0.6, 0.3), strict=True):
+            right = 0.7 * hardness + 0.3 * random.random(300) < share
+            outcomes = ImageOutcomes(
+                test_set=f"half {number}", right={"test/top1": right[rows]}, pool="pool", ids=rows
+            )
+            accuracy = float(right[rows].mean())
+            folder = storage / f"classify-{name}-r{number}"
+            images = f"half {number}"
+            tested = outcomes.to_record()
+            write_setting(folder, name, {0: [accuracy] * 2}, images=images, tested=tested)
+            accuracies.setdefault(name, []).append(accuracy)
+    return {name: np.array(values) for name, values in accuracies.items()}
+
+
+def test_searches_whose_test_images_overlap_share_a_part_of_their_error(tmp_path: Path) -> None:
+    accuracies = write_carved(tmp_path)
+    found = compare_searches(tmp_path / "classify")
+    row = found.rows[1]
+    outcomes = {
+        place: next(iter(one.outcomes.values())) for place, one in enumerate(row.searches.values())
+    }
+    shared = sampling_variance("test/top1", outcomes)
+    assert shared is not None
+    assert 0 < shared < row.images**2  # type: ignore[operator]
+    assert row.shared == shared
+    expected = mean_of(accuracies["B"], shared)
+    assert row.accuracy == expected
+    assert row.accuracy.high - row.accuracy.low > np.ptp(
+        stats.t.interval(0.95, 4, expected.mean, stats.sem(accuracies["B"]))
+    )
+    assert not [note for note in pooled_notes(found) if note == OVERLAP_UNKNOWN]
+
+
+def test_a_table_whose_searches_did_not_record_their_images_says_so(tmp_path: Path) -> None:
+    found = compare_searches(write_searches(tmp_path))
+    assert OVERLAP_UNKNOWN in pooled_notes(found)
+    assert found.rows[0].shared is None
+
+
+def test_the_table_says_what_the_backbones_make_of_its_spread(tmp_path: Path) -> None:
+    accuracies = write_carved(tmp_path)
+    folder = tmp_path / "classify"
+    found = compare_searches(folder)
+    part = found.backbone
+    assert part is not None
+    assert part.settings == ("B", "C", "D", "E")
+    four = [
+        {
+            place: next(iter(one.outcomes.values()))
+            for place, one in enumerate(found.rows[index].searches.values())
+        }
+        for index in range(1, 5)
+    ]
+    of_images = crossed_covariance("test/top1", four)
+    assert of_images is not None
+    assert part == backbone_part({name: accuracies[name] for name in "BCDE"}, of_images)
+
+    label = part.label
+    page = pooled_page(found, b"")
+    for shown in (pooled_markdown(found), page):
+        assert "of it another backbone [95 %]" in shown
+        assert shown.count(label) == 5  # four settings and a note
+        assert "too few searches to tell it from none" in shown
+    sd, low, high = part.deviations
+    assert f'"B, C, D, E",sd of backbone,{sd},{low},{high}' in pooled_csv(found)
+
+    publish(Group.at(folder), shown=False)
+    events, _ = EventLog.read(folder / "events.jsonl")
+    metrics = [event["metrics"] for event in events if event["event"] == "summary"][-1]
+    assert metrics["sd_of_backbone"] == sd
+    assert (metrics["sd_of_backbone_low"], metrics["sd_of_backbone_high"]) == (low, high)
 
 
 def test_more_searches_are_another_look(tmp_path: Path) -> None:
