@@ -182,6 +182,45 @@ def _shared() -> str:
     return markdown(["trials", "correlation of the best"], lines)
 
 
+def _overlap() -> str:
+    lines = [
+        [share(row["share"]), share(row["held"]), share(row["held_by_spread_alone"])]
+        for row in records("table_intervals")["overlap"]
+    ]
+    header = ["share of the pool in a test set", "intervals that hold", "by the spread alone"]
+    return markdown(header, lines)
+
+
+def _backbone() -> str:
+    rows = records("table_intervals")["backbone"]
+    lines = []
+    for searches in dict.fromkeys(row["searches"] for row in rows):
+        some = [row for row in rows if row["searches"] == searches]
+        held = min(row["held"] for row in some)
+        lines.append([str(searches), share(held), *(share(row["told"]) for row in some)])
+    shares = dict.fromkeys(row["share"] for row in rows)
+    header = ["searches", "intervals that hold, least"]
+    return markdown([*header, *(f"told at {part:.0%}" for part in shares)], lines)
+
+
+def _bands() -> str:
+    lines = [
+        [
+            str(row["draws"]),
+            share(row["held"]),
+            share(row["width"]),
+            share(row["width_ks"]),
+            f"{row['bounded']:.0f}",
+            f"{row['bounded_ks']:.0f}",
+            f"{row['cpu_seconds']:.1f}",
+        ]
+        for row in records("table_intervals")["bands"]
+    ]
+    header = ["trials", "bands that hold", "mean width", "of Kolmogorov and Smirnov"]
+    header += ["bounded above up to the best of", "of Kolmogorov and Smirnov", "CPU s"]
+    return markdown(header, lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings, false": lambda: _null("settings", lambda design: design.startswith("5 x (4")),
     "settings, false, long": lambda: _null("settings", lambda d: d.startswith(("5 x (12", "8 x"))),
@@ -198,6 +237,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "budgets": _budgets,
     "epochs": _epochs,
     "shared draws": _shared,
+    "overlap": _overlap,
+    "backbone part": _backbone,
+    "bands": _bands,
 }
 
 
