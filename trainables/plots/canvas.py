@@ -1,24 +1,21 @@
 """Figures laid out by hand, in inches from the upper left corner.
 
-Axes, a layout engine, legends and one subplot per image would cost several times the drawing
-itself. A process that draws fifteen pictures of each shown trial beside training must be cheap.
+Axes, a layout engine, legends and one subplot per image would cost many times the drawing itself. A
+process that draws fifteen pictures of each shown trial beside training must be cheap.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.markers import MarkerStyle
-from matplotlib.patches import Rectangle
-from matplotlib.transforms import IdentityTransform
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from trainables.plots.style import INK
+from trainables.plots import lettering
+from trainables.plots.class_colours import INK
+from trainables.plots.lettering import Type
+from trainables.plots.markers import Marker, stamp
+from trainables.plots.png import write_png
 
 DPI = 120
 MARGIN = 0.05
@@ -28,20 +25,22 @@ HEADING = 0.48
 FRAME = "#cccccc"
 _TITLE_BASE, _SUBTITLE_BASE = 0.18, 0.38
 _SMALL = 64  # images with smaller sides are drawn pixel by pixel
-# zlib level: takes half the time of the default 6, with pictures a fifth larger.
-_COMPRESSION = 3
+_POINT = 1 / 72  # inches
+
+Across = Literal["left", "center", "right"]
+"""The part of a text that lies at its x."""
+Upwards = Literal["baseline", "center_baseline", "center", "top", "bottom"]
+"""The part of a text that lies at its y. "center_baseline" is the middle of capital letters."""
 
 
 def width_of(texts: Sequence[str], fontsize: float = 9) -> float:
     """Width of the widest text, in inches."""
-    renderer: Any = RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
-    font = FontProperties(size=fontsize)
-    widths = [renderer.get_text_width_height_descent(text, font, False)[0] for text in texts]
-    return float(max(widths, default=0.0)) / DPI
+    kind = Type(fontsize * _POINT * DPI)
+    return max((lettering.width(text, kind) for text in texts), default=0.0) / DPI
 
 
 class Canvas:
-    """A figure of the given size in inches."""
+    """A figure of the given size in inches. Each part is drawn over the earlier ones."""
 
     def __init__(self, width: float, height: float, dpi: int = DPI):
         self.width = width
@@ -49,51 +48,73 @@ class Canvas:
         self.dpi = dpi
         self.texts: list[str] = []
         """All texts written so far, in order."""
-        self._figure = Figure(figsize=(width, height), dpi=dpi)
-        self._agg: Any = FigureCanvasAgg(self._figure)
-        self._inches = self._figure.dpi_scale_trans
-        self._images: list[tuple[Image.Image, tuple[int, int]]] = []
+        self._picture = Image.new("RGB", (round(width * dpi), round(height * dpi)), "white")
+        self._pen = ImageDraw.Draw(self._picture)
+        self._has_photos = False
 
     def heading(self, title: str, subtitle: str, x: float = MARGIN) -> None:
         """Write two lines at the top."""
-        self.write(x, _TITLE_BASE, title, fontsize=12, fontweight="bold", color="black")
+        self.write(x, _TITLE_BASE, title, fontsize=12, bold=True, color="black")
         self.write(x, _SUBTITLE_BASE, subtitle)
 
-    def write(self, x: float, y: float, text: str, **look: Any) -> None:
-        """Write a text whose baseline starts here, unless matplotlib text properties in `look`
-        change the alignment."""
-        style: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "baseline", **look}
-        self.texts.append(text)
-        self._figure.text(x, self.height - y, text, transform=self._inches, **style)
+    def write(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        fontsize: float = 9,
+        bold: bool = False,
+        color: str = INK,
+        ha: Across = "left",
+        va: Upwards = "baseline",
+        rotated: bool = False,
+    ) -> None:
+        """Write a text.
 
-    def rectangle(self, left: float, top: float, right: float, bottom: float, **look: Any) -> None:
-        """Draw a rectangle: a frame, unless matplotlib patch properties in `look` change it."""
-        style: dict[str, Any] = {"fill": False, "edgecolor": FRAME, "linewidth": 0.8, **look}
-        corner = (left, self.height - bottom)
-        self._add(Rectangle(corner, right - left, bottom - top, transform=self._inches, **style))
+        Args:
+            fontsize: in points.
+            rotated: write it upwards. It may then have one line and not lie at its baseline.
+        """
+        self.texts.append(text)
+        kind = Type(fontsize * _POINT * self.dpi, bold)
+        if rotated:
+            self._write_upwards(x, y, text, kind, color, ha, va)
+            return
+
+        lines = text.split("\n")
+        below = (len(lines) - 1) * kind.line  # from the first baseline to the last
+        baseline = y * self.dpi + _above_baseline(kind, va, below)
+        for number, line in enumerate(lines):
+            left = x * self.dpi - _share_before(ha) * lettering.width(line, kind)
+            base = round(baseline + number * kind.line)
+            lettering.draw(self._picture, round(left), base, line, kind, color)
+
+    def rectangle(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        frame: str = FRAME,
+        fill: str | None = None,
+    ) -> None:
+        """Draw a rectangle."""
+        corners = [round(inches * self.dpi) for inches in (left, top, right, bottom)]
+        self._pen.rectangle(corners, fill=fill, outline=frame)
 
     def scatter(
         self,
         places: np.ndarray,  # (n, 2), inches
         size: float,  # points squared, of a square
-        marker: str,
-        colours: str | Sequence[str],
-        **look: Any,
+        shape: str,
+        colours: Sequence[str],  # n
+        edge: float = 0,  # width of a white line around each marker, points
+        opacity: float = 1,
     ) -> None:
         """Draw a marker at each place."""
-        style = MarkerStyle(marker)
-        path = style.get_path().transformed(style.get_transform())
-        offsets = np.stack([places[:, 0], self.height - places[:, 1]], 1)
-        markers = PathCollection(
-            [path],
-            [size],
-            offsets=offsets,
-            offset_transform=self._inches,
-            facecolors=colours,
-            **look,
-        )
-        markers.set_transform(IdentityTransform())
-        self._add(markers)
+        point = _POINT * self.dpi
+        marker = Marker(shape, np.sqrt(size) * point, edge * point, opacity)
+        stamp(self._picture, places * self.dpi, marker, colours)
 
     def image(
         self,
@@ -105,26 +126,47 @@ class Canvas:
         frame: str = FRAME,
         smooth: bool = True,
     ) -> None:
-        """Draw a framed image below everything else. Small images, and those that are not photos
-        (`smooth=False`), are drawn pixel by pixel."""
+        """Draw a framed image. Small images, and those that are not photos (`smooth=False`), are
+        drawn pixel by pixel."""
         x, y = round(left * self.dpi), round(top * self.dpi)
         size = (round(width * self.dpi), round(height * self.dpi))
+        self._has_photos |= smooth
         smooth = smooth and max(pixels.shape) >= _SMALL  # smoothing would blur small images
         way = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-        framed = Image.new("RGB", (size[0] + 2, size[1] + 2), frame)
-        framed.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, way), (1, 1))
-        self._images.append((framed, (x - 1, y - 1)))
+        drawn = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, way)
+        self._pen.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=frame)
+        self._picture.paste(drawn, (x, y))
 
     def save(self, path: Path) -> None:
         """Write the figure as PNG."""
-        self._figure.patch.set_visible(False)
-        self._agg.draw()
-        drawn = Image.fromarray(np.asarray(self._agg.buffer_rgba()))
-        picture = Image.new("RGB", drawn.size, "white")
-        for image, corner in self._images:
-            picture.paste(image, corner)
-        picture.paste(drawn, mask=drawn)
-        picture.save(path, "PNG", compress_level=_COMPRESSION, dpi=(self.dpi, self.dpi))
+        write_png(path, np.asarray(self._picture), self.dpi, self._has_photos)
 
-    def _add(self, artist: Rectangle | PathCollection) -> None:
-        self._figure.add_artist(artist)
+    def _write_upwards(
+        self, x: float, y: float, text: str, kind: Type, color: str, ha: Across, va: Upwards
+    ) -> None:
+        opacity = lettering.upwards(text, kind)
+        before = {"top": 0.0, "center": 0.5, "bottom": 1.0}[va]
+        left = x * self.dpi - _share_before(ha) * opacity.width
+        top = y * self.dpi - before * opacity.height
+        self._picture.paste(color, (round(left), round(top)), opacity)
+
+
+def _share_before(ha: Across) -> float:
+    """Share of a text's width that lies left of its x."""
+    return {"left": 0.0, "center": 0.5, "right": 1.0}[ha]
+
+
+def _above_baseline(kind: Type, va: Upwards, below: float) -> float:
+    """Pixels from the y of a text down to its first baseline.
+
+    Args:
+        below: from the first baseline to the last, in pixels.
+    """
+    drops = {
+        "baseline": 0.0,
+        "center_baseline": kind.ascent / 2,
+        "center": (kind.ascent - kind.descent - below) / 2,
+        "top": kind.ascent,
+        "bottom": -kind.descent - below,
+    }
+    return drops[va]

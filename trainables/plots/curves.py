@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from trainables.plots.style import INK
+from trainables.plots.class_colours import INK
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 """Label -> runs, such as the repeats of a setting's best configuration -> the metric at epochs 1,

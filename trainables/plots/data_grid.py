@@ -10,26 +10,27 @@ cells: a cell is one image, and x and y start at the upper left of the first blo
 class names but not its heading.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Patch, Rectangle
 
-from trainables.plots.class_colours import coloured
+from trainables.plots.canvas import Canvas, width_of
+from trainables.plots.class_colours import UNKNOWN, class_palette, coloured
+from trainables.plots.lettering import shortened
 from trainables.plots.snapshots import read_arrays
-from trainables.plots.style import INK, caption, plt
 
 _CELL = 0.72  # inches
 _GAP = 0.06  # between images, in cells
 _BLOCK_GAP = 0.7  # between blocks, in cells
 _LABEL = 0.17  # width of a letter in a class name, in cells
-_SMALL = 64  # images with smaller sides are drawn pixel by pixel
 _OPACITY = 0.55  # of a mask over its image
-_INCHES_ABOVE, _INCHES_BELOW = 1.05, 0.15
-_LEGEND_LINE = 0.3  # inches
-_LEGEND_COLUMN = 1.3  # inches
+_LEFT, _ABOVE, _BELOW = 0.15, 1.05, 0.15  # around the images, in inches
+# The colours of the classes, in inches.
+_KEY_LINE, _KEY_PATCH, _KEY_GAP = 0.3, 0.25, 0.15
 _FRAME = "#dddddd"
 
 
@@ -75,45 +76,29 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
     starts, width = _places(blocks, names)
     height = max(len(block.labels) for block in blocks)
-    figure_width = width * _CELL + 0.3
-    legend_lines = 0
+    figure_width = width * _CELL + 2 * _LEFT
+    key: list[str] = []
     if blocks[0].masks is not None:
-        patches = len(names) + 1
-        columns = max(1, int(figure_width / _LEGEND_COLUMN))
-        legend_lines = -(-patches // columns)  # rounded up
-    below = _INCHES_BELOW + _LEGEND_LINE * legend_lines
-    figure_height = height * _CELL + _INCHES_ABOVE + below
+        key = [*names, "no class"]
+    key_column = _KEY_PATCH + 2 * _KEY_GAP + width_of(key)
+    columns = max(1, int((figure_width - _LEFT) / key_column))
+    key_lines = math.ceil(len(key) / columns)
+    key_top = _ABOVE + height * _CELL + _BELOW / 2
 
-    figure = plt.figure(figsize=(figure_width, figure_height))
-    bottom = below / figure_height
-    top = height * _CELL / figure_height
-    left = 0.15 / figure_width
-    ax = figure.add_axes((left, bottom, width * _CELL / figure_width, top))
-    ax.set_xlim(0, width)
-    ax.set_ylim(height, 0)
-    ax.axis("off")
-
+    canvas = Canvas(figure_width, key_top + _KEY_LINE * key_lines + _BELOW / 2)
+    canvas.write(_LEFT, 0.3, title, fontsize=13, bold=True, color="#222222")
+    canvas.write(_LEFT, 0.5, _subtitle(blocks, names))
     for number, (block, start) in enumerate(zip(blocks, starts, strict=True)):
         named = _block_names_its_classes(blocks, number)
-        _draw_block(ax, block, start, colors, names if named else ())
+        _draw_block(canvas, block, start, colors, names if named else ())
+    for number, name in enumerate(key):
+        column, line = divmod(number, key_lines)
+        top = key_top + _KEY_LINE * line
+        colour = colors[number] if number < len(colors) else UNKNOWN
+        _draw_key(canvas, _LEFT + key_column * column, top, name, colour)
 
-    figure.text(
-        left, 1 - 0.3 / figure_height, title, fontsize=13, fontweight="bold", color="#222222"
-    )
-    figure.text(left, 1 - 0.5 / figure_height, _subtitle(blocks, names), fontsize=9, color=INK)
-    if legend_lines:
-        figure.legend(
-            handles=_patches(names, colors),
-            loc="lower left",
-            bbox_to_anchor=(left, 0),
-            ncols=-(-patches // legend_lines),
-            frameon=False,
-            fontsize=9,
-            borderaxespad=0.3,
-        )
     path = out_dir / f"{npz.stem}.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    canvas.save(path)
     return [path]
 
 
@@ -138,12 +123,8 @@ def _block_names_its_classes(blocks: list[Block], number: int) -> bool:
 
 def _read(npz: Path) -> tuple[tuple[str, ...], np.ndarray, list[Block]]:
     head = read_arrays(npz, "data", ("epoch", "splits", "names", "colors"))
-    names = tuple(caption(str(name), 16) for name in head["names"])
-    colors = head["colors"].reshape(-1, 3)
-    if len(colors) != len(names):  # the data set has no colours of its own
-        palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
-        colors = np.round(255 * palette[:, :3]).astype(np.uint8)
-
+    names = tuple(shortened(str(name), 16) for name in head["names"])
+    colors = class_palette(head["colors"], len(names))
     blocks = [_read_block(npz, str(name)) for name in head["splits"]]
     return names, colors, blocks
 
@@ -193,58 +174,49 @@ def _heading(block: Block) -> str:
 
 
 def _draw_block(
-    ax: Axes,
+    canvas: Canvas,
     block: Block,
     start: float,  # left edge, in cells
     colors: np.ndarray,  # (C, 3) uint8
     names: tuple[str, ...],  # empty: the lines are labelled further left
 ) -> None:
-    ax.text(
-        start,
-        -0.22,
-        _heading(block),
-        fontsize=10,
-        fontweight="bold",
-        color=INK,
-        ha="left",
-        va="bottom",
-    )
+    _write(canvas, start, -0.22, _heading(block), fontsize=10, bold=True, va="bottom")
     if names:
-        _write_labels(ax, block, start, names)
+        _write_labels(canvas, block, start, names)
 
     first_of_line = np.searchsorted(block.lines, block.lines)
     places = np.arange(len(block.lines)) - first_of_line
     for number, (line, place) in enumerate(zip(block.lines, places, strict=True)):
         x = start + place * block.cells
         image = block.images[number]
-        _show(ax, image, x, line)
+        _show(canvas, image, x, line)
         if block.masks is not None:
             mask = block.masks[number]
-            _show(ax, _overlaid(image, mask, colors), x + 1 - _GAP, line)
+            _show(canvas, _overlaid(image, mask, colors), x + 1 - _GAP, line)
 
 
-def _write_labels(ax: Axes, block: Block, start: float, names: tuple[str, ...]) -> None:
+def _write_labels(canvas: Canvas, block: Block, start: float, names: tuple[str, ...]) -> None:
     """Write the name of each class once, beside the middle of its lines."""
     for label in np.unique(block.labels[block.labels >= 0]):
         lines = np.flatnonzero(block.labels == label)
         middle = (lines[0] + lines[-1] + 1) / 2
         right = start - 0.15
         count = f"{block.counts[lines[0]]:,}"
-        ax.text(right, middle, names[label], fontsize=9, color=INK, ha="right", va="bottom")
-        ax.text(right, middle + 0.06, count, fontsize=7, color="#888888", ha="right", va="top")
+        _write(canvas, right, middle, names[label], ha="right", va="bottom")
+        look: dict[str, Any] = {"fontsize": 7, "color": "#888888"}
+        _write(canvas, right, middle + 0.06, count, ha="right", va="top", **look)
 
 
-def _show(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+def _write(canvas: Canvas, x: float, y: float, text: str, **look: Any) -> None:
+    """Write a text at a position in cells."""
+    canvas.write(_LEFT + x * _CELL, _ABOVE + y * _CELL, text, **look)
+
+
+def _show(canvas: Canvas, image: np.ndarray, x: float, y: float) -> None:
     """Draw an image into the cell with this upper left corner."""
-    interpolation = "nearest" if image.shape[0] < _SMALL else "antialiased"
-    right = x + 1 - _GAP
-    bottom = y + 1 - _GAP
-    ax.imshow(
-        image, extent=(x, right, bottom, y), interpolation=interpolation, aspect="auto", zorder=2
-    )
+    side = (1 - _GAP) * _CELL
     # Without a frame, snow could not be distinguished from the background.
-    side = 1 - _GAP
-    ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=_FRAME, lw=0.6, zorder=3))
+    canvas.image(image, _LEFT + x * _CELL, _ABOVE + y * _CELL, side, side, frame=_FRAME)
 
 
 def _overlaid(
@@ -258,11 +230,11 @@ def _overlaid(
     return mixed.round().astype(np.uint8)
 
 
-def _patches(names: tuple[str, ...], colors: np.ndarray) -> list[Patch]:
-    """A legend patch for each class, and one for pixels without class."""
-    patches = []
-    for name, (red, green, blue) in zip(names, colors.tolist(), strict=True):
-        colour = (red / 255, green / 255, blue / 255)
-        patches.append(Patch(facecolor=colour, edgecolor="#888888", label=name))
-    patches.append(Patch(facecolor="black", label="no class"))
-    return patches
+def _draw_key(canvas: Canvas, left: float, top: float, name: str, colour: Sequence[int]) -> None:
+    """Draw the colour of a class, and its name beside it."""
+    middle = top + _KEY_LINE / 2
+    right = left + _KEY_PATCH
+    fill = "#{:02x}{:02x}{:02x}".format(*colour)
+    half = 0.04
+    canvas.rectangle(left, middle - half, right, middle + half, frame="#888888", fill=fill)
+    canvas.write(right + _KEY_GAP / 2, middle, name, va="center_baseline")

@@ -7,8 +7,9 @@ import numpy as np
 
 from trainables.errors import UserError
 from trainables.plots.canvas import HEADING, MARGIN, Canvas, width_of
+from trainables.plots.class_colours import COLOURS, GREY
+from trainables.plots.lettering import shortened
 from trainables.plots.snapshots import coloured_classes, read_arrays, shown_rows
-from trainables.plots.style import COLOURS, GREY, caption
 from trainables.plots.tsne import principal_components, tsne
 
 _MIN_POINTS = 4
@@ -55,14 +56,14 @@ def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     data = load_embeddings(Path(npz))
     out_dir.mkdir(parents=True, exist_ok=True)
 
+    projected, (first, second), pca_method = _pca(data.features)
     tsne_path = out_dir / f"tsne_{npz.stem}.png"
-    points, method = _tsne(data.features)
+    points, method = _tsne(data.features, projected)
     _draw(data, points, title, method, tsne_path)
 
     pca_path = out_dir / f"pca_{npz.stem}.png"
-    points, (first, second), method = _pca(data.features)
     axes = (f"component 1 ({first:.0%} of the variance)", f"component 2 ({second:.0%})")
-    _draw(data, points, title, method, pca_path, axes)
+    _draw(data, projected, title, pca_method, pca_path, axes)
     return [tsne_path, pca_path]
 
 
@@ -84,7 +85,7 @@ def load_embeddings(npz: Path) -> Embeddings:
     captions = []
     for c in coloured:
         known = c < len(names)
-        name = caption(str(names[c])) if known else f"class {c}"
+        name = shortened(str(names[c])) if known else f"class {c}"
         captions.append(name)
     part = str(arrays.get("part", ""))
     return Embeddings(
@@ -128,13 +129,16 @@ def _checked_labels(npz: Path, labels: np.ndarray, count: int) -> np.ndarray:
     return labels
 
 
-def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
+def _tsne(
+    features: np.ndarray,
+    projected: np.ndarray,  # (n, 2), by PCA
+) -> tuple[np.ndarray, str]:
     """t-SNE to (n, 2), and its caption."""
     if _collapsed(features):
         return np.zeros((len(features), 2)), "t-SNE, collapsed to one point"
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return tsne(features, perplexity), f"t-SNE, perplexity {perplexity:.0f}"
+    return tsne(features, projected, perplexity), f"t-SNE, perplexity {perplexity:.0f}"
 
 
 def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
@@ -201,7 +205,7 @@ def _frame(canvas: Canvas, data: Embeddings, axes: tuple[str, str] | None) -> _F
         middle = (frame.left + frame.right) / 2
         canvas.write(middle, canvas.height - MARGIN, horizontal, ha="center")
         beside = (frame.top + frame.bottom) / 2
-        canvas.write(MARGIN, beside, vertical, rotation=90, va="center")
+        canvas.write(MARGIN, beside, vertical, va="center", rotated=True)
     return frame
 
 
@@ -243,7 +247,7 @@ def _scatter_others(canvas: Canvas, data: Embeddings, placed: np.ndarray) -> Non
     if not len(others):
         return
     colour, opacity = (GREY, 0.7) if data.coloured else (_BLUE, 0.8)
-    canvas.scatter(others, 14, "o", colour, alpha=opacity, linewidths=0, zorder=1)
+    canvas.scatter(others, 14, "o", [colour] * len(others), opacity=opacity)
 
 
 def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame: _Frame) -> None:
@@ -252,7 +256,6 @@ def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame
     beside = np.full(count, frame.right + _KEY_MARKER)
     key = np.stack([beside, _key_lines(count)], 1)
 
-    # One collection per marker instead of per class halves the work.
     for first, marker in enumerate(_MARKERS[:count]):
         places: list[np.ndarray] = []
         colours: list[str] = []
@@ -260,15 +263,7 @@ def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame
             members = placed[data.labels == data.coloured[number]]
             places += [members, key[number, None]]
             colours += [COLOURS[number]] * (len(members) + 1)
-        canvas.scatter(
-            np.concatenate(places),
-            30,
-            marker,
-            colours,
-            edgecolors="white",
-            linewidths=0.4,
-            zorder=2,
-        )
+        canvas.scatter(np.concatenate(places), 30, marker, colours, edge=0.4)
 
 
 def _what(data: Embeddings) -> str:

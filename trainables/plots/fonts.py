@@ -4,13 +4,35 @@ Cyrillic and a few other scripts, but no Chinese, Japanese or Korean letters."""
 import contextlib
 import functools
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
+
+from PIL import ImageFont
 
 # Parts of file names to try first: one of these families covers most scripts.
 _LIKELY = ("cjk", "noto", "droid", "wqy", "gothic", "ming", "hei", "song", "unifont")
 _COMMON = 0x250
 """Letters below this code point are in every font."""
+_NO_LETTER = "\uffff"
+_PIXELS = 32  # at this size, no letter looks like the box of a missing one
 _SHOWN = 6
+
+
+@functools.cache
+def dejavu(bold: bool = False) -> str:
+    """Path of the font that all pictures use. It ships with matplotlib, which is not imported."""
+    matplotlib = find_spec("matplotlib")
+    assert matplotlib is not None
+    assert matplotlib.origin is not None
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return str(Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" / name)
+
+
+def has_letter(path: str, letter: str) -> bool:
+    """True if a font file has the letter."""
+    if ord(letter) < _COMMON:
+        return True
+    return _pixels(path, letter) != _pixels(path, _NO_LETTER)
 
 
 def cover(text: str) -> None:
@@ -22,10 +44,9 @@ def cover(text: str) -> None:
 
 def uncovered(names: Iterable[str]) -> str:
     """Letters that are in none of matplotlib's current fonts, sorted."""
-    rare = {letter for name in names for letter in name if ord(letter) >= _COMMON}
-    if not rare:
-        return ""
-    return "".join(sorted(letter for letter in rare if ord(letter) not in _present()))
+    letters = {letter for name in names for letter in name}
+    rare = [letter for letter in sorted(letters) if not has_letter(dejavu(), letter)]
+    return "".join(letter for letter in rare if ord(letter) not in _present())
 
 
 def missing_note(names: Iterable[str]) -> str:
@@ -45,11 +66,8 @@ def missing_note(names: Iterable[str]) -> str:
 
 
 @functools.cache
-def _add_font_with(letters: frozenset[str]) -> None:
-    """Add the installed font with the most of these letters to matplotlib's fallback fonts."""
-    import matplotlib
-    from matplotlib import font_manager
-
+def installed_font_with(letters: frozenset[str]) -> str | None:
+    """Path of the installed font with the most of these letters; None if no font has any."""
     wanted = {ord(letter) for letter in letters}
     best, found = None, 0
     for path in _installed():
@@ -58,8 +76,18 @@ def _add_font_with(letters: frozenset[str]) -> None:
             best, found = path, has
         if found == len(wanted):
             break
+    return best
+
+
+@functools.cache
+def _add_font_with(letters: frozenset[str]) -> None:
+    """Add the installed font with the most of these letters to matplotlib's fallback fonts."""
+    best = installed_font_with(letters)
     if best is None:
         return
+
+    import matplotlib
+    from matplotlib import font_manager
 
     font_manager.fontManager.addfont(best)
     family = font_manager.FontProperties(fname=best).get_name()
@@ -102,3 +130,14 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
         return frozenset()
+
+
+@functools.cache
+def _pixels(path: str, letter: str) -> bytes:
+    """Pixels of a letter, or of the box that stands for a missing one."""
+    return bytes(_opened(path).getmask(letter))
+
+
+@functools.cache
+def _opened(path: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, _PIXELS, layout_engine=ImageFont.Layout.BASIC)

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from trainables.plots.class_colours import UNKNOWN, coloured
+from trainables.plots.class_colours import INK, UNKNOWN, class_palette, coloured
 from trainables.plots.snapshots import NO_IMAGE, read_arrays
-from trainables.plots.style import INK, caption, plt
+from trainables.plots.style import caption, plt
 
 _COLUMNS = ("image", "truth", "predicted")
 _NEEDED = (
@@ -70,13 +70,6 @@ def mask_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 def _read(npz: Path) -> Masks:
     arrays = read_arrays(npz, "masks", _NEEDED, _OPTIONAL)
     names = tuple(caption(str(name)) for name in arrays["names"])
-
-    colors = arrays["colors"].reshape(-1, 3)
-    if len(colors) != len(names):  # the data set has no colours of its own
-        palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
-        rgb = 255 * palette[:, :3]
-        colors = np.round(rgb).astype(np.uint8)
-
     return Masks(
         epoch=int(arrays["epoch"]),
         captions=_captions(arrays),
@@ -85,7 +78,7 @@ def _read(npz: Path) -> Masks:
         truth=arrays["truth"],
         predicted=arrays["predicted"],
         names=names,
-        colors=colors,
+        colors=class_palette(arrays["colors"], len(names)),
         accuracies=arrays["accuracies"],
     )
 

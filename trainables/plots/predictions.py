@@ -5,13 +5,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from trainables.errors import UserError
 from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas, width_of
+from trainables.plots.class_colours import INK, blues
+from trainables.plots.lettering import shortened
 from trainables.plots.snapshots import read_arrays
-from trainables.plots.style import INK, caption
 
 _COLUMNS = 8
 _IMAGE, _IMAGE_GAP = 1.36, 0.09  # inches
@@ -94,12 +94,12 @@ def confusion_picture(
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     shares = shares[np.ix_(shown, shown)]
 
-    matrix = _layout([caption(names[c], 18) for c in shown])
+    matrix = _layout([shortened(names[c], 18) for c in shown])
     width = matrix.right + _BAR + _BAR_LABELS + _BESIDE + _PAIR_WIDTH + MARGIN
     dpi = DPI if len(shown) <= 100 else _FINE_DPI
     canvas = Canvas(width, matrix.bottom + matrix.below + _BESIDE, dpi)
     canvas.heading(title, subtitle, matrix.left)
-    cells = _blues(shares)
+    cells = blues(shares)
     place = (matrix.left, matrix.top, matrix.side, matrix.side)
     canvas.image(cells, *place, frame="black", smooth=False)
     _label_classes(canvas, matrix)
@@ -166,17 +166,9 @@ def _most_confused(counts: np.ndarray) -> np.ndarray:
     return np.sort(order[: _MAX_CLASSES // 3])
 
 
-def _blues(shares: np.ndarray) -> np.ndarray:  # (..., 3) uint8
-    """Colours of shares, with finer steps for small shares."""
-    colours = matplotlib.colormaps["Blues"](np.sqrt(shares))
-    rgb: np.ndarray = np.round(255 * colours[..., :3]).astype(np.uint8)
-    return rgb
-
-
 def _label_classes(canvas: Canvas, matrix: _Matrix) -> None:
     """Name the rows, the columns and the two axes."""
     size = matrix.fontsize
-    rotation = 0 if matrix.upright else 90
     foot = matrix.bottom + MARGIN
     for number, text in enumerate(matrix.captions):
         middle = matrix.middle(number)
@@ -193,13 +185,13 @@ def _label_classes(canvas: Canvas, matrix: _Matrix) -> None:
             foot,
             text,
             fontsize=size,
-            rotation=rotation,
             ha="center",
             va="top",
+            rotated=not matrix.upright,
         )
     half = matrix.side / 2
     canvas.write(matrix.left + half, canvas.height - MARGIN, "predicted", fontsize=10, ha="center")
-    canvas.write(MARGIN, matrix.top + half, "true", fontsize=10, rotation=90, va="center")
+    canvas.write(MARGIN, matrix.top + half, "true", fontsize=10, va="center", rotated=True)
 
 
 def _write_shares(canvas: Canvas, matrix: _Matrix, shares: np.ndarray) -> None:
@@ -224,7 +216,7 @@ def _draw_scale(canvas: Canvas, matrix: _Matrix) -> None:
     top = matrix.top + (matrix.side - height) / 2
     left = matrix.right + _BAR
     steps = np.linspace(1, 0, 200)[:, None] ** 2
-    canvas.image(_blues(steps), left, top, _BAR, height, smooth=False)
+    canvas.image(blues(steps), left, top, _BAR, height, smooth=False)
     for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
         y = top + height * (1 - math.sqrt(share))
         canvas.write(left + _BAR + MARGIN, y, f"{share:.0%}", va="center_baseline")
@@ -239,10 +231,10 @@ def _list_pairs(canvas: Canvas, left: float, counts: np.ndarray, names: tuple[st
     pairs = [divmod(cell, len(names)) for cell in cells]
 
     top = HEADING + _PAIR_LINE
-    canvas.write(left, top, "most often confused", fontweight="bold")
+    canvas.write(left, top, "most often confused", bold=True)
     for line, (true, predicted) in enumerate(pairs, 1):
-        truth = caption(names[true], 14)
-        answer = caption(names[predicted], 14)
+        truth = shortened(names[true], 14)
+        answer = shortened(names[predicted], 14)
         times = confused[true, predicted]
         images = counts[true].sum()
         y = top + line * _PAIR_LINE
@@ -279,8 +271,8 @@ def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
 
 
 def _mistake_caption(data: Predictions, row: int) -> str:
-    true = caption(data.names[data.labels[row]], 14)
-    predicted = caption(data.names[data.predicted[row]], 14)
+    true = shortened(data.names[data.labels[row]], 14)
+    predicted = shortened(data.names[data.predicted[row]], 14)
     separator = " " if len(true) + len(predicted) <= 10 else "\n"
     return f"{true} →{separator}{predicted}  {data.confidence[row]:.2f}"
 

@@ -96,7 +96,8 @@ def _front_line(points: Points, front: list[int], value: Objective, cost: Object
 
 def write_front_picture(record: Record, path: Path) -> None:
     """Draw the same front as a PNG for MLflow: the first objective against the second."""
-    from trainables.plots.style import COLOURS, GREY, plt
+    from trainables.plots.class_colours import COLOURS, GREY
+    from trainables.plots.style import plt
 
     points, (value, cost, *_) = costs_of(record)
     front = sorted(front_of(points, [value, cost]), key=lambda number: points[number][cost.metric])

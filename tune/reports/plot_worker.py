@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trainables.errors import UserError
 from tune.reports.drawing_claim import DrawingClaim
@@ -20,12 +21,20 @@ from tune.reports.undrawn import (
 )
 from tune.study.study import Study
 
+_SETTLED = 0.75
+"""Share of a search after which the best trials are drawn. Of 12 or 16 trials in random order, four
+are drawn and overtaken if drawing starts at once, and one from then on."""
+_LONGEST_WAIT_S = 300
+"""A trial that has been among the best for so long is drawn at any time."""
+_LOOK_S = 5
+
 
 class Pictures:
     """Draws the snapshots of completed trials (`*.npz`) and logs `artifact` events.
 
     One thread takes trial after trial from all watched studies, so drawing continues while the next
-    study searches. A trial is skipped if it is no longer among the best when its turn comes.
+    study searches. A trial other than the default waits until most of the search is over, because
+    its pictures would be for nothing if it were overtaken.
     """
 
     def __init__(self, drawn: Drawn = "best") -> None:
@@ -35,6 +44,8 @@ class Pictures:
         self._claims: dict[Path, DrawingClaim] = {}
         self._waiting: list[Undrawn] = []  # including the one being drawn
         self._values: dict[Path, dict[int, float]] = {}  # study -> completed trials
+        self._begun: Counter[Path] = Counter()  # trials per study
+        self._since: dict[Undrawn, float] = {}  # when a trial began to wait
         self._drawn: Counter[Path] = Counter()  # trials per study
         self._failed = 0  # trials whose drawing failed, e.g. for lack of memory
         self._changed = threading.Condition()
@@ -65,7 +76,7 @@ class Pictures:
             return
 
         def on_event(event: dict[str, object]) -> None:
-            self._note_training(event)
+            self._note_training(folder, event)
             completed = event["event"] == "end" and event["state"] == "COMPLETE"
             if completed and "repeat" not in event and event["value"] is not None:
                 number, value = event["trial"], event["value"]
@@ -73,6 +84,7 @@ class Pictures:
 
         self._studies[folder] = study
         self._values[folder] = dict(study.completed)
+        self._begun[folder] = len(list(folder.glob("trials/*")))
         study.observers.append(on_event)
         for one in undrawn(folder, manifest, self._values[folder], wanted):
             self._add(one)
@@ -105,13 +117,18 @@ class Pictures:
             claim.release()
         return left
 
-    def _note_training(self, event: dict[str, object]) -> None:
+    def _note_training(self, folder: Path, event: dict[str, Any]) -> None:
         """Start drawing at the first report of a trial. Before that, the machine is busy starting
         up."""
-        if event["event"] == "report" and not self._trains:
-            with self._changed:
-                self._trains = True
-                self._changed.notify()
+        if event["event"] != "report":
+            return
+        begun = (event.get("trial") or 0) + 1
+        if self._trains and begun <= self._begun[folder]:
+            return
+        with self._changed:
+            self._trains = True
+            self._begun[folder] = max(self._begun[folder], begun)
+            self._changed.notify()
 
     def _add(self, one: Undrawn) -> None:
         with self._changed:
@@ -119,6 +136,7 @@ class Pictures:
                 self._values[one.study][one.number] = one.value
             if not one.is_recorded:
                 self._waiting.append(one)
+                self._since[one] = time.monotonic()
                 self._changed.notify()
 
     def _shown(self) -> list[Undrawn]:
@@ -128,6 +146,18 @@ class Pictures:
             for one in self._waiting
             if is_shown(one.number, self._values[one.study], self._wanted[one.study])
         ]
+
+    def _due(self) -> list[Undrawn]:
+        """Return the waiting items to draw now."""
+        return [one for one in self._shown() if self._closing or self._is_settled(one)]
+
+    def _is_settled(self, one: Undrawn) -> bool:
+        """False for a trial that may well be overtaken."""
+        if not one.number or self._wanted[one.study] == "all":  # the data, and the default
+            return True
+        if self._begun[one.study] >= _SETTLED * self._studies[one.study].trials:
+            return True
+        return time.monotonic() - self._since[one] > _LONGEST_WAIT_S
 
     def _work(self) -> None:
         while (one := self._next()) is not None:
@@ -149,11 +179,12 @@ class Pictures:
             return self._drawn[one.study], -one.value
 
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or (self._trains and self._shown()))
-            shown = self._shown()
-            if self._given_up or not shown:
+            while not (self._closing or (self._trains and self._due())):
+                self._changed.wait(_LOOK_S)
+            due = self._due()
+            if self._given_up or not due:
                 return None
-            return min(shown, key=order)
+            return min(due, key=order)
 
     def _draw(self, one: Undrawn) -> bool:
         """Draw the pictures of a trial. Return False if they remain to be drawn. A missing picture

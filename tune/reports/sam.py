@@ -15,7 +15,7 @@ from PIL import Image
 
 from trainables.data.images import CorruptImage, read_rgb
 from trainables.errors import UserError, first_line
-from trainables.plots.style import COLOURS
+from trainables.plots.class_colours import COLOURS
 from tune.command_line import install_command
 
 _NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors")

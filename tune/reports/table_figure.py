@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trainables.plots.class_colours import COLOURS
 from trainables.plots.curves import draw_curves
-from trainables.plots.style import COLOURS
 from tune.reports.comparison_table import ComparisonTable, TableRow
 from tune.reports.pooled_row import PooledRow
 from tune.reports.pooled_table import PooledTable

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont
 from matplotlib import font_manager
+from PIL import Image
 
-from trainables.plots import fonts
-from trainables.plots.fonts import missing_note, uncovered
+from trainables.plots import fonts, lettering
+from trainables.plots.fonts import dejavu, has_letter, missing_note, uncovered
+from trainables.plots.lettering import Type
 from trainables.plots.style import caption
 
 CAT, DOG = "\u732b", "\u72ac"
@@ -49,13 +52,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         font_manager, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")]
     )
     before = font_manager.fontManager.ttflist.copy()
-    fonts._add_font_with.cache_clear()
-    fonts._present.cache_clear()
+    forget_fonts()
     with matplotlib.rc_context():
         yield tmp_path
     font_manager.fontManager.ttflist = before
-    fonts._add_font_with.cache_clear()
-    fonts._present.cache_clear()
+    forget_fonts()
+
+
+def forget_fonts() -> None:
+    for found in (fonts.installed_font_with, fonts._add_font_with, fonts._present):
+        found.cache_clear()
 
 
 def drawn(text: str) -> np.ndarray:
@@ -70,14 +76,27 @@ def drawn(text: str) -> np.ndarray:
     return pixels
 
 
+def drawn_on_canvas(text: str) -> np.ndarray:
+    """Return the pixels of a text on a canvas, black on white."""
+    picture = Image.new("L", (200, 100), "white")
+    lettering.draw(picture, 20, 90, text, Type(50), "black")
+    return np.asarray(picture)
+
+
+def assert_square(pixels: np.ndarray) -> None:
+    """Check that one square is drawn, of an em: 36 points at 100 dots an inch."""
+    black = pixels < 128
+    rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
+    inside = black[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert inside.mean() > 0.95
+    assert abs(len(rows) - 50) <= 2
+
+
 def test_names_are_drawn_by_the_installed_font_that_has_their_letters(machine: Path) -> None:
     write_font(machine / "a.ttf", "\u732a", "Wrong Animal")
     write_font(machine / "b.ttf", CAT + DOG, "Right Animal")
-    black = drawn(caption(CAT)) < 128
-    rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
-    inside = black[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    assert inside.mean() > 0.95  # a square of one em: 36 points at 100 dots an inch
-    assert abs(len(rows) - 50) <= 2
+    assert_square(drawn(caption(CAT)))
+    assert_square(drawn_on_canvas(CAT))
     assert missing_note(["cat", CAT, DOG]) == ""
     assert matplotlib.rcParams["font.family"] == ["sans-serif", "Right Animal"]
 
@@ -92,3 +111,20 @@ def test_letters_that_no_font_has_are_named(machine: Path) -> None:
 def test_a_damaged_font_file_is_passed_over(machine: Path) -> None:
     (machine / "noto.ttf").write_bytes(b"no font")
     assert DOG in missing_note([DOG])
+
+
+def test_a_line_changes_fonts_where_its_letters_do(machine: Path) -> None:
+    write_font(machine / "b.ttf", CAT, "Cats Only")
+    kind = Type(50)
+    em = kind.pixels
+    apart = [lettering.width(part, kind) for part in ("a ", " b")]
+    assert lettering.width(f"a {CAT} b", kind) == pytest.approx(sum(apart) + em, abs=1)
+
+
+@pytest.mark.parametrize("bold", [False, True])
+def test_the_letters_of_dejavu_are_those_that_its_file_lists(bold: bool) -> None:
+    listed = TTFont(dejavu(bold)).getBestCmap()
+    letters = [chr(code) for code in range(0x250, 0x3000, 3) if code in listed]
+    others = [chr(code) for code in range(0x250, 0x3000, 3) if code not in listed]
+    assert [letter for letter in letters if not has_letter(dejavu(bold), letter)] == []
+    assert [letter for letter in others if has_letter(dejavu(bold), letter)] == []

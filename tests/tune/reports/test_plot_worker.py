@@ -2,6 +2,7 @@
 records what is missing, and no more."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,75 @@ def test_a_process_that_died_is_started_again(tmp_path: Path) -> None:
     assert process.draw("title", [arrays], tmp_path / "plots", timeout_s=60)
     assert not process.draw("title", [arrays], tmp_path / "plots", timeout_s=0)
     process.close()
+
+
+class Recorder:
+    """Takes the place of the drawing process."""
+
+    drawn: list[str]
+
+    def start(self) -> None:
+        """Start nothing."""
+
+    def draw(self, title: str, snapshots: list[Path], folder: Path) -> bool:
+        folder.mkdir()
+        self.drawn.append(title)
+        return True
+
+    def kill(self) -> None:
+        """End nothing."""
+
+    close = kill
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the titles of the trials drawn so far. Nothing is drawn."""
+    Recorder.drawn = []
+    monkeypatch.setattr("tune.reports.plot_worker.DrawingProcess", Recorder)
+    return Recorder.drawn
+
+
+def run_trial(study: Study, number: int, value: float) -> None:
+    """Tell the observers of a study that a trial reported and completed."""
+    folder = study.directory / f"trials/{number:04d}"
+    folder.mkdir(parents=True)
+    (folder / "embeddings-val-0001.npz").touch()
+    end = {"event": "end", "state": "COMPLETE", "trial": number, "value": value}
+    for observe in study.observers:
+        observe({"event": "report", "trial": number})
+        observe(end)
+
+
+def test_a_trial_that_will_be_overtaken_is_not_drawn(tmp_path: Path, drawn: list[str]) -> None:
+    study, pictures = opened(tmp_path, trials=12), Pictures()
+    pictures.watch(study)
+    for number in range(8):
+        run_trial(study, number, value=number)
+        time.sleep(0.01)
+    for number in range(8, 12):
+        run_trial(study, number, value=0)
+    wait_for(lambda: len(drawn) == 4)
+    assert pictures.close(60) == 0
+    study.close()
+    assert sorted(drawn) == [f"toy trial {number}" for number in (0, 5, 6, 7)]
+
+
+def test_a_trial_of_a_long_search_is_drawn_after_minutes(
+    tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.reports.plot_worker._LONGEST_WAIT_S", 0)
+    study, pictures = opened(tmp_path, trials=100), Pictures()
+    pictures.watch(study)
+    run_trial(study, 0, value=0)
+    run_trial(study, 1, value=1)
+    wait_for(lambda: len(drawn) == 2)
+    pictures.close()
+    study.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
