@@ -24,6 +24,7 @@ from benchmarks.evidence_page import markdown
 from benchmarks.record_file import RESULTS, machine
 from search_spaces.settings import sides
 from trainables.files import write_atomically
+from tune.formatting import DEFAULT
 from tune.reports.pooled_row import outcomes_of_searches
 from tune.reports.pooled_table import compare_searches
 from tune.reports.sampling_error import outcomes_of, sampling_variance
@@ -244,12 +245,19 @@ def comparison_source(result: Result) -> str:
     )
 
 
+def comparison_kept(result: Result) -> str:
+    """Return how many searches chose their default."""
+    chosen = [one for setting in result["settings"].values() for one in setting["configurations"]]
+    return f"{chosen.count(DEFAULT)} of {len(chosen)}"
+
+
 PARTS: dict[str, Callable[[Result], str]] = {
     "cell": study_cell,
     "sentence": study_sentence,
     "settings": comparison_settings,
     "differences": comparison_differences,
     "source": comparison_source,
+    "kept": comparison_kept,
 }
 
 TOGETHER = {"together": studies_together}

@@ -15,6 +15,7 @@ from scipy import stats
 from tests import REPO
 from tests.studies import POOR, finished
 from tests.tune.cli.test_searches import MEANS, write_searches
+from tune.formatting import DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,35 @@ def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Pa
     assert cells[6] == expected
     assert cells[7] == f"{np.std(MEANS['A'], ddof=1):.3f}"[1:]
 
+    assert results.comparison_kept(found) == "0 of 25"
+    found["settings"]["B"]["configurations"][2] = DEFAULT
+    assert results.comparison_kept(found) == "1 of 25"
+    assert results.NOT_RECORDED in results.comparison_source(found)
     differences = results.comparison_differences(found)
     assert "| C is better |" in differences
     assert "| E - D: the same, backbone frozen |" in differences
     assert "| not decided |" in differences
+
+
+def test_what_searches_share_widens_the_intervals(results: ModuleType, tmp_path: Path) -> None:
+    write_searches(tmp_path)
+    found: dict[str, Any] = results.record("classify", tmp_path, "make table")
+    for setting in found["settings"].values():
+        setting["shared"] = 0.01**2
+    found["sampling_variance"] = dict.fromkeys(found["questions"], 0.02**2)
+
+    cell = results.comparison_settings(found).strip().split("\n")[2].split("|")[7].strip()
+    half = np.hypot(stats.t.ppf(0.975, 4) * stats.sem(MEANS["A"]), 0.01 * stats.norm.ppf(0.975))
+    mean = np.mean(MEANS["A"])
+    assert cell == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]".replace("0.", ".")
+    assert results.NOT_RECORDED not in results.comparison_source(found)
+
+    row = next(
+        line for line in results.comparison_differences(found).split("\n") if "| C - A" in line
+    )
+    gains = np.subtract(MEANS["C"], MEANS["A"])
+    half = np.hypot(stats.t.ppf(0.975, 4) * stats.sem(gains), 0.02 * stats.norm.ppf(0.975))
+    assert f"[{gains.mean() - half:.3f}, {gains.mean() + half:.3f}]".replace("0.", ".") in row
 
 
 def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -> None:
