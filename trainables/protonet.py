@@ -55,6 +55,10 @@ class TrainEpisodeConfig:
     """Support images K per class; 0 = as many as in evaluation, which is best (section 3.1)."""
     query: Count = 5
     """Query images per class."""
+    every_support: bool = False
+    """Every image of a class is support K times: K + Q episodes from the features of one, which
+    teach more than one (Laenen & Bertinetto 2021). False: the first K images are support (Snell et
+    al. 2017, algorithm 1)."""
 
 
 @config
@@ -192,6 +196,10 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         views = self.augment.apply(batch.images, batch.draws[0])
         features = self.backbone(self.to_memory_format(views)).float()
         features = features.view(-1, way, shot + query, features.shape[1])  # (E, N, K + Q, D)
+        if self.config.episode.every_support:
+            # Every cyclic shift has other images in the first K places.
+            shifted = [features.roll(shift, 2) for shift in range(shot + query)]
+            features = torch.cat(shifted)  # E is K + Q times as large from here on
         prototypes = features[:, :, :shot].mean(2)  # (E, N, D), equation 1
         queries = features[:, :, shot:].flatten(1, 2)  # (E, N Q, D)
 

@@ -225,6 +225,34 @@ def test_loss_is_that_of_a_loop_over_episodes_and_queries(distance: Any) -> None
 
 
 @every_distance
+@pytest.mark.parametrize("shot", [1, 2])
+def test_every_image_is_support_as_often_as_any(distance: Any, shot: int) -> None:
+    model = protonet(
+        replace(
+            SMALL,
+            head=MetricConfig(distance=distance),
+            episode=replace(SMALL.episode, every_support=True),
+            val=replace(SMALL.val, shot=shot),
+        )
+    ).eval()
+    batch = model.draw(model.sampler().positions(0), generator(0, 2, 0))
+    each = shot + 3
+    with torch.no_grad():
+        loss = model(batch)
+        views = model.augment.apply(batch.images, batch.draws[0])
+        losses = []
+        for episode in model.backbone(views).reshape(-1, 4, each, 32):
+            for first in range(each):
+                support = [(first + k) % each for k in range(shot)]
+                prototypes = episode[:, support].mean(1)
+                for number, images in enumerate(episode):
+                    for query in sorted({*range(each)} - {*support}):
+                        logits = model.head(images[query][None, None], prototypes[None])[0]
+                        losses.append(functional.cross_entropy(logits, torch.tensor([number])))
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+@every_distance
 def test_autocast_leaves_distances_exact(distance: Any) -> None:
     """Features are far from the origin: in bfloat16 the squares of their distances would be
     noise."""

@@ -51,6 +51,7 @@ EARLIER_VALUES = {
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
     "head.tau0": {"normalize": "policy"},
+    "episode.way": {"episode.every_support": False},
     "model.name": {"eval.scales": "1", "eval.flip": False},
     "schedule.step_every_frac": {
         "schedule.initial_frac": 0.04,

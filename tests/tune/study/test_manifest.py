@@ -67,8 +67,10 @@ def test_studies_from_before_average_no_weights_and_judge_by_the_first_rules() -
 
 
 def test_what_an_earlier_config_lacked_is_what_it_did() -> None:
-    """A segmenter's predictions were not averaged. Schedules with restarts had the values that are
-    now their defaults."""
+    """A segmenter's predictions were not averaged, and the first images of an episode were its
+    support. Schedules with restarts had the values that are now their defaults."""
+    episodes = with_earlier_values({"data.limit": 0, "episode.way": 20})
+    assert episodes["episode.every_support"] is False
     segmenter = with_earlier_values({"data.limit": 0, "model.name": "unet"})
     assert (segmenter["eval.scales"], segmenter["eval.flip"]) == ("1", False)
     known = flatten(ScheduleConfig())
