@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.evidence_page import markdown
 from benchmarks.record_file import RESULTS, machine
+from benchmarks.search_regret import peers_table
 from search_spaces.settings import sides
 from trainables.files import write_atomically
 from tune.formatting import DEFAULT
@@ -264,6 +265,12 @@ TOGETHER = {"together": studies_together}
 """Parts of several records: `NAME+NAME.together`."""
 
 
+OF_SEARCHES: dict[str, Callable[[], str]] = {
+    "search_regret.peers": lambda: f"\n{peers_table()}\n",
+}
+"""Figures from the records of searches in benchmarks/data."""
+
+
 def _table(header: list[str], rows: list[list[str]]) -> str:
     return f"\n{markdown(header, rows)}\n"
 
@@ -272,6 +279,8 @@ def rendered(text: str) -> str:
     """Return the text of a page with every figure computed again."""
 
     def figure(match: re.Match[str]) -> str:
+        if match[2] in OF_SEARCHES:
+            return f"{match[1]}{OF_SEARCHES[match[2]]()}{match[4]}"
         names, _, part = match[2].rpartition(".")
         results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names.split("+")]
         text = TOGETHER[part](results) if part in TOGETHER else PARTS[part](*results)

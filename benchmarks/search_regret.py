@@ -27,6 +27,7 @@ import argparse
 import csv
 import itertools
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks.evidence_page import markdown
 from benchmarks.search_tables import CURVES, DATA, REPORTED, Table, tables
 
 BUDGETS = (4, 8, 16)
@@ -293,6 +295,19 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.maximum(values.mean(0), LEAST)
 
 
+def compared(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> list[str]:
+    """Return our regret over a contestant's with its interval, for each budget; empty if a table
+    is missing."""
+    ours = together(done, OURS, group)
+    theirs = together(done, name, group)
+    if not ours or not theirs:
+        return []
+    return [
+        f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        for value, low, high in zip(ratio(ours, theirs), *interval(ours, theirs), strict=True)
+    ]
+
+
 def report(path: Path) -> None:
     """Print regrets and ratios, for the tables used for tuning and for the others."""
     done = read(path)
@@ -302,17 +317,38 @@ def report(path: Path) -> None:
             continue
         print(f"{title}: {', '.join(group)}; ours {np.mean([_mean(one) for one in ours], 0)}")
         for name in dict.fromkeys(name for name, _, _ in done):
-            theirs = together(done, name, group)
-            if name == OURS or not theirs:
-                continue
-            cells = [
-                f"{value:.2f} [{low:.2f}, {high:.2f}]"
-                for value, low, high in zip(
-                    ratio(ours, theirs), *interval(ours, theirs), strict=True
-                )
-            ]
-            seeds = min(map(len, theirs))
-            print(f"  {name:20} {'   '.join(cells)}   {seeds} seeds")
+            cells = compared(done, name, group)
+            if name != OURS and cells:
+                seeds = min(map(len, together(done, name, group)))
+                print(f"  {name:20} {'   '.join(cells)}   {seeds} seeds")
+
+
+PEERS = {
+    "TPE, halving by 3": "Optuna 5, TPE with successive halving by 3",
+    "TPE, Hyperband": "Optuna 5, TPE with Hyperband",
+    "GP": "Optuna 5, Gaussian process, nothing stopped",
+    "ASHA": "Syne Tune 0.16.0, ASHA",
+    "BOHB": "Syne Tune 0.16.0, BOHB",
+    "DEHB": "DEHB 0.1.2",
+    "SMAC": "SMAC 2.4.1, multi-fidelity, 3 seeds",
+    "random": "random search, nothing stopped",
+}
+"""Contestant -> its name in docs/search.md."""
+
+
+def peers_table() -> str:
+    """Return the table of docs/search.md as Markdown."""
+    done = read()
+    header = [
+        "peer",
+        "three tables that our rungs were chosen on: 4, 8, 16",
+        "two tables recorded afterwards: 4, 8, 16",
+    ]
+    rows = []
+    for name, about in PEERS.items():
+        cells = [", ".join(compared(done, name, group)) for group in (TUNED, REPORTED)]
+        rows.append([about, *(re.sub(r"\b0\.", ".", cell) for cell in cells)])
+    return markdown(header, rows)
 
 
 def main() -> None:

@@ -168,6 +168,21 @@ class DataSet:
         count = self._answerable_classes()
         return 1 / count if count else float("nan")
 
+    @property
+    def own_gallery(self) -> Split | None:
+        """The gallery, if it has other images than train."""
+        gallery = self.gallery
+        if gallery is None or np.array_equal(gallery.indices, self.train.indices):
+            return None
+        return gallery
+
+    def named_splits(self) -> list[tuple[str, Split]]:
+        """Names and splits, without a gallery that equals the training split."""
+        splits = [("train", self.train)]
+        if self.own_gallery is not None:
+            splits.append(("gallery", self.own_gallery))
+        return [*splits, ("val", self.val), ("test", self.test)]
+
     def _answerable_classes(self) -> int:
         known = (self.gallery or self.train).targets()
         if known is None:

@@ -80,7 +80,7 @@ def folder_summary(
 def with_counts(data: DataSet) -> DataSet:
     """The same data, with its splits and classes counted and its warnings complete."""
     summary = data.summary
-    splits = [_split_use(name, split, summary.origins) for name, split in _splits(data)]
+    splits = [_split_use(name, split, summary.origins) for name, split in data.named_splits()]
     if summary.hidden:
         splits.append(SplitUse("hidden test", summary.hidden, origin="no labels"))
 
@@ -97,20 +97,6 @@ def with_counts(data: DataSet) -> DataSet:
 
     counted = replace(summary, splits=tuple(splits), classes=classes, warnings=tuple(warnings))
     return replace(data, summary=counted)
-
-
-def _splits(data: DataSet) -> list[tuple[str, Split]]:
-    """Names and splits, without a gallery that equals the training split."""
-    splits = [("train", data.train)]
-    if data.gallery is not None and _has_own_gallery(data):
-        splits.append(("gallery", data.gallery))
-    return [*splits, ("val", data.val), ("test", data.test)]
-
-
-def _has_own_gallery(data: DataSet) -> bool:
-    """True if the gallery has other images than train."""
-    gallery = data.gallery
-    return gallery is not None and not np.array_equal(gallery.indices, data.train.indices)
 
 
 # ---------------------------------------------------------------- splits
@@ -154,7 +140,7 @@ def _class_counts(data: DataSet) -> ClassCounts:
         names=tuple(names[:_NAMED]),
         smallest=_counted(data, counts, smallest),
         largest=_counted(data, counts, largest),
-        unit="gallery images" if _has_own_gallery(data) else "training images",
+        unit="training images" if data.own_gallery is None else "gallery images",
     )
 
 

@@ -53,7 +53,7 @@ def write_data_sample(data: DataSet, path: Path) -> None:
     classes = _shown_classes(data)
     arrays: dict[str, np.ndarray] = {}
     names: list[str] = []
-    for name, split in _splits(data):
+    for name, split in data.named_splits():
         shown = _sample(name, split, classes)
         names.append(name)
         arrays[f"{name}_images"] = _thinned(split.batch(shown.positions).numpy())
@@ -74,15 +74,6 @@ def write_data_sample(data: DataSet, path: Path) -> None:
     )
 
 
-def _splits(data: DataSet) -> list[tuple[str, Split]]:
-    """Names and splits, without a gallery that equals the training split."""
-    splits = [("train", data.train)]
-    gallery = data.gallery
-    if gallery is not None and not np.array_equal(gallery.indices, data.train.indices):
-        splits.append(("gallery", gallery))
-    return [*splits, ("val", data.val), ("test", data.test)]
-
-
 def _labels(split: Split) -> np.ndarray | None:  # (n,) int64
     """Labels of a split, if each image has one label."""
     if split.mask_images is not None:
@@ -101,7 +92,7 @@ def _shown_classes(data: DataSet) -> dict[str, np.ndarray]:
     """
     shown: dict[str, np.ndarray] = {}
     kept = np.zeros(0, np.int64)
-    for name, split in _splits(data):
+    for name, split in data.named_splits():
         labels = _labels(split)
         if labels is None:
             continue

@@ -15,6 +15,10 @@ from tune.study.view import StudyView
 MARK = "*"
 """Mark of the chosen trial in a table."""
 
+LARGEST_FALL = 0.04
+"""Largest fall of such a maximum once it was repeated, in the records that docs/evidence.md
+lists."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -47,8 +51,14 @@ class Selection:
         which = f"the best of {self.trials} single runs" if self.trials > 1 else "a single run"
         if self.place > 1:
             which = f"number {self.place} of {self.trials} single runs, but first by its repeats"
-        repeated = repeats_label(self.value, self.repeats)
-        return f"{which}; {repeated}" if repeated else which
+        if self.repeats:
+            return f"{which}; {repeats_label(self.value, self.repeats)}"
+        if self.trials > 1:
+            return (
+                f"{which}, not repeated yet: such maxima fell by up to {LARGEST_FALL:g} "
+                "(docs/evidence.md)"
+            )
+        return which
 
 
 def configuration(record: Record, number: int) -> str:

@@ -1,18 +1,23 @@
 """Every page names the chosen trial in the same words, with the result of its repeats."""
 
 import io
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests import REPO
 from tests.studies import POOR, events, finished
 from tune.reports.html_report import write_report
 from tune.reports.leaderboard import show_study
-from tune.reports.selection import repeats_label, selection
+from tune.reports.selection import LARGEST_FALL, repeats_label, selection
 from tune.study.record import read_record
 from tune.tracking.projection import Projection
+
+RESULTS = REPO / "docs/results"
 
 
 def test_repeats_are_compared_with_the_value() -> None:
@@ -31,6 +36,27 @@ def test_the_chosen_trial_is_the_best_of_the_search(tmp_path: Path) -> None:
     assert chosen.place == 1
     assert len(chosen.repeats) == 2
     assert chosen.label.startswith("the best of 4 single runs; its 2 repeats average ")
+
+
+def test_a_maximum_without_repeats_is_said_to_fall(tmp_path: Path) -> None:
+    """By as much as recorded ones did, which docs/evidence.md lists."""
+    finished(tmp_path, 3, repeats=0, base=POOR)
+    chosen = selection(read_record(tmp_path / "toy"), 3)
+    assert chosen is not None
+    assert chosen.label == (
+        "the best of 3 single runs, not repeated yet: such maxima fell by up to 0.04 "
+        "(docs/evidence.md)"
+    )
+
+    luck = [json.loads(file.read_text()) for file in RESULTS.glob("search_luck_*.json")]
+    means = [search["fall"][0] for record in luck for search in record["searches"]]
+    recording = (REPO / "docs/recordings/show.txt").read_text()
+    of_ssl = re.search(r"repeats average \S+, (\S+) lower", recording)
+    assert of_ssl is not None
+    page = " ".join((REPO / "docs/evidence.md").read_text().split())
+    assert f"fell by up to {max(means):.3f} on average".replace("0.", ".") in page
+    assert f"by {float(of_ssl[1]):.3f} in the default study of `ssl`".replace("0.", ".") in page
+    assert max(*means, float(of_ssl[1])) <= LARGEST_FALL
 
 
 def test_a_choice_by_repeats_is_explained(tmp_path: Path) -> None:
