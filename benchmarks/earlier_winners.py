@@ -14,20 +14,21 @@ intervals cover these seeds and the draw of test images, for one search and one 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.evidence_page import markdown
-from benchmarks.results import interval
+from benchmarks.record_file import RESULTS, machine
 from search_spaces.classify import SETTINGS
+from trainables.files import write_atomically
 from tune.reports.sampling_error import outcomes_of, sampling_variance
-from tune.reports.statistics import mean_of
-from tune.reports.verdict import difference, repeat_scores, test_metric
+from tune.reports.verdict import repeat_scores, test_metric
 from tune.study.record import Record, read_record
 
 REPO = Path(__file__).resolve().parents[1]
@@ -54,20 +55,28 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=16, help="of each of today's studies")
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of studies and splits")
+    parser.add_argument("--record", type=Path, default=RESULTS / "earlier_winners.json")
     options = parser.parse_args()
 
     for experiment in SOURCES.values():
         _train(options, experiment, experiment, repeats=0)
-    rows = []
+    settings = {}
     for setting, about in SETTINGS.items():
         if about.long:
             continue
         arguments = ["classify", "--setting", setting]
         today, earlier = _train(options, f"classify-{setting}", *arguments, repeats=options.repeats)
-        rows.append([f"{setting}: {about.about}", *_compared(today, earlier)])
-        print(rows[-1], flush=True)
-    header = ["setting", "today's choice", "chosen by the earlier table", "difference"]
-    print(markdown(header, rows))
+        settings[setting] = {"about": about.about, **_scores(today, earlier)}
+        print(settings[setting], flush=True)
+    found = {
+        "command": f"python {' '.join(sys.argv)}",
+        "machine": machine(),
+        "commit": today.manifest.commit,
+        "earlier": read_record(options.earlier / "ssl").manifest.commit,
+        "recorded": datetime.now(UTC).date().isoformat(),
+        "settings": settings,
+    }
+    write_atomically(options.record, json.dumps(found, indent=1) + "\n")
 
 
 def _train(
@@ -111,17 +120,17 @@ def _run(options: argparse.Namespace, study: str, arguments: Sequence[str]) -> R
     return read_record(options.storage / study)
 
 
-def _compared(today: Record, earlier: Record) -> list[str]:
+def _scores(today: Record, earlier: Record) -> dict[str, Any]:
+    """Return the test scores of both choices, and the variances that test images add."""
     metric = test_metric(today.objective)
     choices = [(today, today.best_number() or 0), (earlier, 0)]
-    scores = [repeat_scores(record, number, metric) for record, number in choices]
     outcomes = [outcomes_of(record, number) for record, number in choices]
-    cells = []
-    for values, images in zip(scores, outcomes, strict=True):
-        variance = sampling_variance(metric, images) or 0.0
-        cells.append(interval(mean_of(list(values.values()), variance)))
-    variance = sampling_variance(metric, *outcomes) or 0.0
-    return [*cells, interval(difference(*scores, variance))]
+    return {
+        "number": choices[0][1],
+        "scores": [list(repeat_scores(*choice, metric).values()) for choice in choices],
+        "images": [sampling_variance(metric, one) or 0.0 for one in outcomes],
+        "common_images": sampling_variance(metric, *outcomes) or 0.0,
+    }
 
 
 if __name__ == "__main__":

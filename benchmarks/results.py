@@ -29,12 +29,12 @@ from tune.formatting import DEFAULT
 from tune.reports.pooled_row import outcomes_of_searches
 from tune.reports.pooled_table import compare_searches
 from tune.reports.sampling_error import outcomes_of, sampling_variance
-from tune.reports.statistics import Interval, holm, mean_of, paired, significance
+from tune.reports.statistics import Interval, holm, mean_of, paired, significance, welch
 from tune.reports.verdict import difference, repeat_scores, test_metric
 from tune.study.record import read_record
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 MARKED = re.compile(r"(<!-- result: (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 NOT_RECORDED = (
@@ -252,6 +252,18 @@ def comparison_kept(result: Result) -> str:
     return f"{chosen.count(DEFAULT)} of {len(chosen)}"
 
 
+def choices_of_two_builds(result: Result) -> str:
+    """Return the table of `earlier_winners.py`. The sides share no seeds, only test images."""
+    header = ["setting", "today's choice", "chosen by the earlier build", "difference"]
+    rows = []
+    for name, setting in result["settings"].items():
+        sides = zip(setting["scores"], setting["images"], strict=True)
+        cells = [interval(mean_of(*side)) for side in sides]
+        gap = interval(welch(*setting["scores"], setting["common_images"]))
+        rows.append([f"{name}: {setting['about']}", *cells, gap])
+    return _table(header, rows)
+
+
 PARTS: dict[str, Callable[[Result], str]] = {
     "cell": study_cell,
     "sentence": study_sentence,
@@ -259,6 +271,7 @@ PARTS: dict[str, Callable[[Result], str]] = {
     "differences": comparison_differences,
     "source": comparison_source,
     "kept": comparison_kept,
+    "builds": choices_of_two_builds,
 }
 
 TOGETHER = {"together": studies_together}
