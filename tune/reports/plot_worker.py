@@ -22,8 +22,8 @@ from tune.reports.undrawn import (
 from tune.study.study import Study
 
 _SETTLED = 0.75
-"""Share of a search after which the best trials are drawn. Of 12 or 16 trials in random order, four
-are drawn and overtaken if drawing starts at once, and one from then on."""
+"""Share of a search after which the best trials are drawn. Of 12 trials in random order, three are
+drawn and overtaken if drawing starts at once (of 16, four), and one if it starts then."""
 _LONGEST_WAIT_S = 300
 """A trial that has been among the best for so long is drawn at any time."""
 _LOOK_S = 5

@@ -15,7 +15,7 @@ from trainables.plots.draw import draw
 LEVELS = (30, 120, 210)
 
 
-def painted(labels: list[int], train: int, names: tuple[str, ...] = ("a", "b", "c")) -> DataSet:
+def grey_images(labels: list[int], train: int, names: tuple[str, ...] = ("a", "b", "c")) -> DataSet:
     """Return images of a single level each, which encodes the class. The last rows are val and
     test."""
     known = np.array(labels)
@@ -37,15 +37,15 @@ def painted(labels: list[int], train: int, names: tuple[str, ...] = ("a", "b", "
     )
 
 
-def sample_of(data: DataSet, folder: Path) -> dict[str, np.ndarray]:
+def written_sample(data: DataSet, folder: Path) -> dict[str, np.ndarray]:
     write_data_sample(data, folder / "data.npz")
     with np.load(folder / "data.npz") as arrays:
         return dict(arrays)
 
 
-def test_every_line_has_images_of_its_class(tmp_path: Path) -> None:
-    data = painted([0, 1, 2] * 20 + [2, 1, 0] * 6, train=60)
-    arrays = sample_of(data, tmp_path)
+def test_every_line_shows_images_of_its_class(tmp_path: Path) -> None:
+    data = grey_images([0, 1, 2] * 20 + [2, 1, 0] * 6, train=60)
+    arrays = written_sample(data, tmp_path)
     assert arrays["splits"].tolist() == ["train", "val", "test"]
     for name, count in (("train", 20), ("val", 3), ("test", 3)):
         level = arrays[f"{name}_images"].mean((1, 2, 3))
@@ -57,39 +57,39 @@ def test_every_line_has_images_of_its_class(tmp_path: Path) -> None:
 
 def test_no_image_is_shown_twice_in_a_split(tmp_path: Path) -> None:
     images = np.arange(90, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
-    data = painted([0, 1, 2] * 30, train=60)
+    data = grey_images([0, 1, 2] * 30, train=60)
     splits = {
         name: replace(getattr(data, name), images=images) for name in ("train", "val", "test")
     }
-    arrays = sample_of(replace(data, **splits, gallery=splits["train"]), tmp_path)
+    arrays = written_sample(replace(data, **splits, gallery=splits["train"]), tmp_path)
     for name in splits:
         shown = arrays[f"{name}_images"][:, 0, 0, 0].tolist()
         assert len(set(shown)) == len(shown)
 
 
 def test_unlabeled_images_are_shown_without_names(tmp_path: Path) -> None:
-    data = painted([0] * 90, train=60, names=())
+    data = grey_images([0] * 90, train=60, names=())
     unlabeled = {
         name: replace(getattr(data, name), labels=None) for name in ("train", "val", "test")
     }
-    arrays = sample_of(replace(data, **unlabeled, gallery=None), tmp_path)
+    arrays = written_sample(replace(data, **unlabeled, gallery=None), tmp_path)
     assert set(arrays["train_labels"].tolist()) == {-1}
     assert len(arrays["train_images"]) == 40
     assert draw(tmp_path / "data.npz", tmp_path, "title") == [tmp_path / "data.png"]
 
 
-def test_of_many_classes_ten_stand_for_all(tmp_path: Path) -> None:
+def test_ten_of_many_classes_are_shown(tmp_path: Path) -> None:
     names = tuple(f"class {number}" for number in range(40))
-    data = painted(list(range(40)) * 4, train=80, names=names)
-    arrays = sample_of(data, tmp_path)
+    data = grey_images(list(range(40)) * 4, train=80, names=names)
+    arrays = written_sample(data, tmp_path)
     labels = np.unique(arrays["train_labels"])
     assert len(labels) == 10
     assert labels[0] == 0
     assert labels[-1] == 39
 
 
-def test_the_picture_has_the_images_in_order(tmp_path: Path) -> None:
-    data = painted([0, 1, 2] * 20 + [2, 1, 0] * 6, train=60)
+def test_images_are_drawn_in_the_order_of_their_classes(tmp_path: Path) -> None:
+    data = grey_images([0, 1, 2] * 20 + [2, 1, 0] * 6, train=60)
     write_data_sample(data, tmp_path / "data.npz")
     [path] = draw(tmp_path / "data.npz", tmp_path / "plots", "title")
     picture = np.asarray(Image.open(path).convert("L")).astype(int)
@@ -102,7 +102,7 @@ def test_the_picture_has_the_images_in_order(tmp_path: Path) -> None:
     assert middles == sorted(middles)  # a above b above c
 
 
-def test_masks_lie_over_their_images(tmp_path: Path) -> None:
+def test_masks_are_drawn_beside_their_images(tmp_path: Path) -> None:
     data = shapes()
     write_data_sample(data, tmp_path / "data.npz")
     with np.load(tmp_path / "data.npz") as arrays:
@@ -116,11 +116,11 @@ def test_masks_lie_over_their_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [300, 512])
-def test_large_images_are_thinned(tmp_path: Path, side: int) -> None:
-    data = painted([0, 1, 2] * 10, train=20)
+def test_large_images_are_subsampled(tmp_path: Path, side: int) -> None:
+    data = grey_images([0, 1, 2] * 10, train=20)
     images = np.zeros((30, 3, side, side), np.uint8)
     splits = {
         name: replace(getattr(data, name), images=images) for name in ("train", "val", "test")
     }
-    arrays = sample_of(replace(data, **splits, gallery=splits["train"]), tmp_path)
+    arrays = written_sample(replace(data, **splits, gallery=splits["train"]), tmp_path)
     assert arrays["train_images"].shape[-1] <= 150

@@ -46,7 +46,7 @@ def write_font(path: Path, letters: str, family: str) -> None:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def machine_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the folder of the machine's fonts, which is empty."""
     monkeypatch.setattr(
         font_manager, "findSystemFonts", lambda: [str(path) for path in tmp_path.glob("*.ttf")]
@@ -64,7 +64,7 @@ def forget_fonts() -> None:
         found.cache_clear()
 
 
-def drawn(text: str) -> np.ndarray:
+def drawn_by_matplotlib(text: str) -> np.ndarray:
     """Return the pixels of a text, black on white. A warning about a missing glyph is an error."""
     figure = plt.figure(figsize=(2, 1), dpi=100)
     figure.text(0.1, 0.1, text, fontsize=36)
@@ -92,29 +92,29 @@ def assert_square(pixels: np.ndarray) -> None:
     assert abs(len(rows) - 50) <= 2
 
 
-def test_names_are_drawn_by_the_installed_font_that_has_their_letters(machine: Path) -> None:
-    write_font(machine / "a.ttf", "\u732a", "Wrong Animal")
-    write_font(machine / "b.ttf", CAT + DOG, "Right Animal")
-    assert_square(drawn(caption(CAT)))
+def test_installed_font_with_the_letters_of_a_name_draws_it(machine_fonts: Path) -> None:
+    write_font(machine_fonts / "a.ttf", "\u732a", "Wrong Animal")
+    write_font(machine_fonts / "b.ttf", CAT + DOG, "Right Animal")
+    assert_square(drawn_by_matplotlib(caption(CAT)))
     assert_square(drawn_on_canvas(CAT))
     assert missing_note(["cat", CAT, DOG]) == ""
     assert matplotlib.rcParams["font.family"] == ["sans-serif", "Right Animal"]
 
 
-def test_letters_that_no_font_has_are_named(machine: Path) -> None:
-    write_font(machine / "b.ttf", CAT, "Cats Only")
+def test_note_lists_letters_that_no_font_has(machine_fonts: Path) -> None:
+    write_font(machine_fonts / "b.ttf", CAT, "Cats Only")
     note = missing_note(["chat", "кот", CAT, DOG])
     assert note.startswith(f"no installed font has {DOG}: pictures show boxes in their place; ")
     assert uncovered([CAT, "\u00e9t\u00e9"]) == ""
 
 
-def test_a_damaged_font_file_is_passed_over(machine: Path) -> None:
-    (machine / "noto.ttf").write_bytes(b"no font")
+def test_damaged_font_file_is_skipped(machine_fonts: Path) -> None:
+    (machine_fonts / "noto.ttf").write_bytes(b"no font")
     assert DOG in missing_note([DOG])
 
 
-def test_a_line_changes_fonts_where_its_letters_do(machine: Path) -> None:
-    write_font(machine / "b.ttf", CAT, "Cats Only")
+def test_font_changes_within_a_line(machine_fonts: Path) -> None:
+    write_font(machine_fonts / "b.ttf", CAT, "Cats Only")
     kind = Type(50)
     em = kind.pixels
     apart = [lettering.width(part, kind) for part in ("a ", " b")]
@@ -122,7 +122,7 @@ def test_a_line_changes_fonts_where_its_letters_do(machine: Path) -> None:
 
 
 @pytest.mark.parametrize("bold", [False, True])
-def test_the_letters_of_dejavu_are_those_that_its_file_lists(bold: bool) -> None:
+def test_known_letters_of_dejavu_are_those_in_its_file(bold: bool) -> None:
     listed = TTFont(dejavu(bold)).getBestCmap()
     letters = [chr(code) for code in range(0x250, 0x3000, 3) if code in listed]
     others = [chr(code) for code in range(0x250, 0x3000, 3) if code not in listed]

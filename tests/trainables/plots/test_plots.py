@@ -18,17 +18,17 @@ from trainables.plots.embeddings import embedding_pictures, load_embeddings
 from trainables.plots.snapshots import MAX_POINTS
 
 
-def write(path, features, labels, epoch=3, **more):
+def write_embeddings(path, features, labels, epoch=3, **more):
     np.savez(path, features=np.asarray(features, np.float32), labels=labels, epoch=epoch, **more)
     return path
 
 
-def small(path, n=30, classes=3, **more):
+def write_small_embeddings(path, n=30, classes=3, **more):
     rng = np.random.default_rng(0)
-    return write(path, rng.normal(size=(n, 8)), rng.integers(classes, size=n), **more)
+    return write_embeddings(path, rng.normal(size=(n, 8)), rng.integers(classes, size=n), **more)
 
 
-def drawings(monkeypatch):
+def record_drawings(monkeypatch):
     """Record what is drawn on the canvas, and draw it."""
     drawn, draw = [], plots._draw
 
@@ -40,10 +40,10 @@ def drawings(monkeypatch):
     return drawn
 
 
-def test_pca_same_as_numpy_and_tsne_keeps_neighbours(tmp_path, monkeypatch):
+def test_pca_equals_numpy_and_tsne_keeps_neighbours(tmp_path, monkeypatch):
     images, labels = load_digits(return_X_y=True)
-    npz = write(tmp_path / "embeddings-0003.npz", images[:500], labels[:500])
-    drawn = drawings(monkeypatch)
+    npz = write_embeddings(tmp_path / "embeddings-0003.npz", images[:500], labels[:500])
+    drawn = record_drawings(monkeypatch)
     paths = embedding_pictures(npz, tmp_path / "plots", "trial 7")
     assert [p.name for p in paths] == ["tsne_embeddings-0003.png", "pca_embeddings-0003.png"]
     for path in paths:
@@ -79,7 +79,7 @@ def test_pca_same_as_numpy_and_tsne_keeps_neighbours(tmp_path, monkeypatch):
 
 
 def test_equal_input_gives_equal_pictures(tmp_path):
-    npz = small(tmp_path / "a.npz")
+    npz = write_small_embeddings(tmp_path / "a.npz")
     first, second = (embedding_pictures(npz, tmp_path / name, "t") for name in ("one", "two"))
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
@@ -90,7 +90,7 @@ def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
     labels = np.repeat(np.arange(40), [20 + i for i in range(40)])
     features = np.random.default_rng(0).normal(size=(len(labels), 4))
     features[:, 0] = labels  # identifies the row by its features
-    data = load_embeddings(write(tmp_path / "a.npz", features, labels))
+    data = load_embeddings(write_embeddings(tmp_path / "a.npz", features, labels))
     assert data.coloured == tuple(range(28, 40))
     assert len(data.features) == len(data.labels) == MAX_POINTS
     assert data.total == 1580
@@ -102,27 +102,35 @@ def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
     assert plots._what(data) == "600 of 1580 images, 12 classes in colour, 28 others grey"
 
 
-def test_all_rows_of_few_classes(tmp_path):
+def test_few_classes_are_all_coloured(tmp_path):
     labels = np.arange(900) % 3
     data = load_embeddings(
-        write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(900, 4)), labels)
+        write_embeddings(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(900, 4)), labels)
     )
     assert (data.coloured, len(data.features)) == ((0, 1, 2), MAX_POINTS)
     assert plots._what(data) == "600 of 900 images, 3 classes"
 
 
-def test_names_of_classes(tmp_path):
-    assert load_embeddings(small(tmp_path / "a.npz")).names == ("class 0", "class 1", "class 2")
-    assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == (
+def test_classes_without_names_are_numbered(tmp_path):
+    assert load_embeddings(write_small_embeddings(tmp_path / "a.npz")).names == (
+        "class 0",
+        "class 1",
+        "class 2",
+    )
+    assert load_embeddings(
+        write_small_embeddings(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))
+    ).names == (
         "Ж",
         "Ա",
         "ა",
     )
 
 
-def test_the_key_has_the_names_as_they_are(tmp_path, canvases):
+def test_key_lists_class_names_unchanged(tmp_path, canvases):
     embedding_pictures(
-        small(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])), tmp_path, "t"
+        write_small_embeddings(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])),
+        tmp_path,
+        "t",
     )
     assert len(canvases) == 2
     for canvas in canvases:
@@ -145,7 +153,9 @@ def test_every_point_is_drawn_in_the_colour_of_its_class(tmp_path):
     labels = np.repeat(np.arange(6), [1, 2, 3, 4, 5, 6])
     angles = np.random.default_rng(0).permutation(len(labels)) * 2 * np.pi / len(labels)
     features = np.stack([np.cos(angles), np.sin(angles)], 1)
-    _, pca = embedding_pictures(write(tmp_path / "a.npz", features, labels), tmp_path, "t")
+    _, pca = embedding_pictures(
+        write_embeddings(tmp_path / "a.npz", features, labels), tmp_path, "t"
+    )
     picture = np.round(255 * imread(pca)[..., :3])
     is_frame = (picture == 0xCC).all(-1)
     right = np.flatnonzero(is_frame.sum(0) > 300)[-1]
@@ -157,25 +167,29 @@ def test_every_point_is_drawn_in_the_colour_of_its_class(tmp_path):
         assert is_colour[:, :right].sum() / in_key == pytest.approx(count, rel=0.25)
 
 
-def test_the_split_is_named(tmp_path):
+def test_subtitle_names_the_split(tmp_path):
     named = [
-        plots._what(load_embeddings(small(tmp_path / "a.npz", part=part)))
+        plots._what(load_embeddings(write_small_embeddings(tmp_path / "a.npz", part=part)))
         for part in ("train", "val")
     ]
     assert named == ["30 training images, 3 classes", "30 validation images, 3 classes"]
 
 
 @pytest.mark.parametrize("labels", [np.full(30, -1), np.zeros(0, np.int64)])
-def test_without_labels(tmp_path, labels):
-    npz = write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(30, 8)), labels)
+def test_images_without_labels_are_drawn(tmp_path, labels):
+    npz = write_embeddings(
+        tmp_path / "a.npz", np.random.default_rng(0).normal(size=(30, 8)), labels
+    )
     assert plots._what(load_embeddings(npz)) == "30 images, no labels"
     assert all(path.stat().st_size for path in embedding_pictures(npz, tmp_path, "t"))
 
 
-def test_collapsed_embeddings_and_four_points(tmp_path, monkeypatch):
-    drawn = drawings(monkeypatch)
+def test_collapsed_embeddings_and_four_points_are_drawn(tmp_path, monkeypatch):
+    drawn = record_drawings(monkeypatch)
     embedding_pictures(
-        write(tmp_path / "a.npz", np.ones((30, 8)) * np.arange(1, 31)[:, None], np.arange(30) % 3),
+        write_embeddings(
+            tmp_path / "a.npz", np.ones((30, 8)) * np.arange(1, 31)[:, None], np.arange(30) % 3
+        ),
         tmp_path,
         "t",
     )
@@ -183,11 +197,11 @@ def test_collapsed_embeddings_and_four_points(tmp_path, monkeypatch):
         "t-SNE, collapsed to one point",
         "PCA, collapsed to one point",
     ]
-    embedding_pictures(small(tmp_path / "b.npz", n=4), tmp_path, "t")
+    embedding_pictures(write_small_embeddings(tmp_path / "b.npz", n=4), tmp_path, "t")
     assert np.isfinite(drawn[2][1]).all()
 
 
-def test_refusals_name_the_file_and_the_remedy(tmp_path):
+def test_bad_files_are_refused_by_name(tmp_path):
     good = np.random.default_rng(0).normal(size=(10, 4))
     bad = good.copy()
     bad[3, 1] = np.nan
@@ -197,11 +211,11 @@ def test_refusals_name_the_file_and_the_remedy(tmp_path):
     np.savez(tmp_path / "lacking.npz", features=good, epoch=1)
     np.savez(tmp_path / "pickled.npz", features=good, labels=np.array([None] * 10), epoch=1)
     np.save(tmp_path / "array.npy", good)
-    write(tmp_path / "nan.npz", bad, ten)
-    write(tmp_path / "few.npz", good[:3], ten[:3])
-    write(tmp_path / "flat.npz", good[:, 0], ten)
-    write(tmp_path / "short.npz", good, ten[:9])
-    write(tmp_path / "float.npz", good, ten / 2)
+    write_embeddings(tmp_path / "nan.npz", bad, ten)
+    write_embeddings(tmp_path / "few.npz", good[:3], ten[:3])
+    write_embeddings(tmp_path / "flat.npz", good[:, 0], ten)
+    write_embeddings(tmp_path / "short.npz", good, ten[:9])
+    write_embeddings(tmp_path / "float.npz", good, ten / 2)
     (tmp_path / "torn.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:300])
     names = [
         "text",
@@ -225,10 +239,10 @@ def test_refusals_name_the_file_and_the_remedy(tmp_path):
 
 
 def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys):
-    one = small(tmp_path / "embeddings-1.npz")
+    one = write_small_embeddings(tmp_path / "embeddings-1.npz")
     (tmp_path / "other").mkdir()
-    twin = small(tmp_path / "other" / "embeddings-1.npz")
-    strange = small(tmp_path / "features-1.npz")
+    twin = write_small_embeddings(tmp_path / "other" / "embeddings-1.npz")
+    strange = write_small_embeddings(tmp_path / "features-1.npz")
     status = main(
         [
             str(tmp_path / "embeddings-missing.npz"),
@@ -252,8 +266,8 @@ def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys)
 
 
 @pytest.mark.heavy
-def test_command_form(tmp_path):
-    npz = small(tmp_path / "embeddings-2.npz")
+def test_command_runs_as_a_module(tmp_path):
+    npz = write_small_embeddings(tmp_path / "embeddings-2.npz")
     command = [sys.executable, "-m", "trainables.plots.draw", str(npz), str(tmp_path / "plots")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == [

@@ -22,7 +22,7 @@ from trainables.plots.draw import draw
 from trainables.plots.snapshots import MISTAKES, confident_mistakes, write_arrays
 
 
-def predictions(
+def write_predictions(
     path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.7, **more: Any
 ) -> dict[str, Any]:
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def row_names(canvas: Canvas, count: int) -> list[str]:
     return canvas.texts[2 : 2 + 2 * count : 2]
 
 
-def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
+def test_confusion_matrix_equals_scikit_learns_and_its_largest_pairs_are_listed(
     tmp_path: Path, canvases: list[Canvas], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coloured: list[np.ndarray] = []
@@ -58,7 +58,7 @@ def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
         return blues(shares)
 
     monkeypatch.setattr(prediction_plots, "blues", kept)
-    data = predictions(tmp_path / "predictions-val.npz")
+    data = write_predictions(tmp_path / "predictions-val.npz")
     paths = draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
     assert [path.name for path in paths] == [
         "confusion_predictions-val.png",
@@ -78,24 +78,26 @@ def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
     assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in texts
 
 
-def test_the_matrix_has_matplotlibs_colours_and_a_scale_of_the_same() -> None:
+def test_shares_have_the_colours_of_matplotlibs_blues() -> None:
     shares = np.linspace(0, 1, 50).reshape(10, 5)
     expected = plt.get_cmap("Blues")(PowerNorm(0.5, 0, 1)(shares))[..., :3]
     np.testing.assert_allclose(blues(shares), 255 * expected, atol=1.5)
 
 
-def test_names_as_folders_have_them(tmp_path: Path, canvases: list[Canvas]) -> None:
+def test_long_names_are_cut_and_special_characters_kept(
+    tmp_path: Path, canvases: list[Canvas]
+) -> None:
     """Some are longer than their space and have no blank to break at; some contain dollars, which
     are no formula."""
     names = np.array(["golden_retriever_dog", "US$_1$_bill^", "_background_", "d", "e"])
-    predictions(tmp_path / "predictions-val.npz", names=names)
+    write_predictions(tmp_path / "predictions-val.npz", names=names)
     draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
     captions = row_names(canvases[0], 5)
     assert captions == ["golden_retriever_…", "US$_1$_bill^", "_background_", "d", "e"]
 
 
 def test_the_most_confident_mistakes_come_first(tmp_path: Path, canvases: list[Canvas]) -> None:
-    data = predictions(tmp_path / "predictions-val.npz", n=300)
+    data = write_predictions(tmp_path / "predictions-val.npz", n=300)
     wrong = [i for i in range(300) if data["labels"][i] != data["predicted"][i]]
     expected = sorted(wrong, key=lambda i: -data["confidence"][i])[:MISTAKES]
     assert data["mistakes"].tolist() == expected
@@ -109,7 +111,7 @@ def test_the_most_confident_mistakes_come_first(tmp_path: Path, canvases: list[C
 def test_the_pixels_of_a_mistake_are_in_the_picture(tmp_path: Path) -> None:
     levels = np.arange(10, 250, 10, dtype=np.uint8)[:MISTAKES]
     images = levels[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
-    predictions(tmp_path / "predictions-val.npz", n=300, images=images)
+    write_predictions(tmp_path / "predictions-val.npz", n=300, images=images)
     _, path = draw(tmp_path / "predictions-val.npz", tmp_path, "t")
     picture = np.asarray(Image.open(path))
     is_grey = (picture[..., :1] == picture).all(-1)
@@ -118,20 +120,20 @@ def test_the_pixels_of_a_mistake_are_in_the_picture(tmp_path: Path) -> None:
     assert (shown[levels] >= side**2).all()
 
 
-def test_without_a_mistake_there_is_only_the_matrix(tmp_path: Path) -> None:
-    predictions(tmp_path / "predictions-val.npz", accuracy=1.0)
+def test_without_mistakes_only_the_matrix_is_drawn(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions-val.npz", accuracy=1.0)
     assert [path.name for path in draw(tmp_path / "predictions-val.npz", tmp_path, "t")] == [
         "confusion_predictions-val.png"
     ]
 
 
-def test_of_very_many_classes_the_most_confused_are_shown(
+def test_only_the_most_confused_of_very_many_classes_are_shown(
     tmp_path: Path, canvases: list[Canvas]
 ) -> None:
     labels, predicted = np.arange(1000), np.arange(1000)
     predicted[600:640] = np.roll(predicted[600:640], 1)
     names = np.array([str(c) for c in range(1000)])
-    predictions(
+    write_predictions(
         tmp_path / "predictions-val.npz",
         labels=labels,
         predicted=predicted,
@@ -144,10 +146,10 @@ def test_of_very_many_classes_the_most_confused_are_shown(
     assert set(range(600, 640)) <= set(shown)
 
 
-def test_refusals_name_the_file(tmp_path: Path) -> None:
+def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "predictions-torn.npz").write_bytes(b"PK")
     np.savez(tmp_path / "predictions-lacking.npz", labels=np.zeros(3, int))
-    predictions(tmp_path / "predictions-outside.npz", predicted=np.full(120, 5))
+    write_predictions(tmp_path / "predictions-outside.npz", predicted=np.full(120, 5))
     for name in ("torn", "lacking", "outside", "missing"):
         with pytest.raises(UserError, match=f"predictions-{name}.npz") as caught:
             draw(tmp_path / f"predictions-{name}.npz", tmp_path / "plots", "t")
@@ -157,7 +159,7 @@ def test_refusals_name_the_file(tmp_path: Path) -> None:
 # -- learning curves
 
 
-def test_bands_are_numpys_over_the_epochs_that_all_runs_have() -> None:
+def test_bands_equal_numpys_over_epochs_that_all_runs_have() -> None:
     mean, low, high = bands([[0.1, 0.4, 0.9], [0.3, 0.2], [0.2, 0.3, 0.5]])
     np.testing.assert_allclose(mean, [0.2, 0.3])
     np.testing.assert_allclose(low, [0.1, 0.2])
@@ -171,7 +173,7 @@ def ax() -> Iterator[plt.Axes]:
     plt.close(figure)
 
 
-def test_every_label_has_a_line_and_a_name_of_its_own(ax: plt.Axes) -> None:
+def test_every_label_has_its_own_line_and_name(ax: plt.Axes) -> None:
     curves = {
         label: [[0.1, 0.2 + i / 100], [0.2, 0.3 + i / 100]] for i, label in enumerate("ABCDE")
     }

@@ -19,7 +19,7 @@ def features() -> np.ndarray:
     return images / np.linalg.norm(images, axis=1, keepdims=True)
 
 
-def test_joint_probabilities_are_scikit_learns(features: np.ndarray) -> None:
+def test_joint_probabilities_equal_scikit_learns(features: np.ndarray) -> None:
     distances = pairwise_distances(features, squared=True).astype(np.float32)
     expected = _joint_probabilities(distances, PERPLEXITY, verbose=0)
     found = joint_probabilities(features, PERPLEXITY)
@@ -28,7 +28,7 @@ def test_joint_probabilities_are_scikit_learns(features: np.ndarray) -> None:
     assert found.sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_ends_at_a_divergence_as_low_as_scikit_learns_with_its_steps(features: np.ndarray) -> None:
+def test_divergence_is_nearly_as_low_as_scikit_learns(features: np.ndarray) -> None:
     exact = TSNE(perplexity=PERPLEXITY, init="pca", random_state=0, method="exact", max_iter=500)
     reference = exact.fit_transform(features)
     found = tsne(features, principal_components(features)[0], PERPLEXITY)
@@ -38,7 +38,7 @@ def test_ends_at_a_divergence_as_low_as_scikit_learns_with_its_steps(features: n
     assert trustworthiness(features, found) > trustworthiness(features, reference) - 0.01
 
 
-def test_the_gradient_is_that_of_the_divergence() -> None:
+def test_gradient_equals_finite_differences_of_the_divergence() -> None:
     """The reference is finite differences of the divergence."""
     from trainables.plots.tsne import _Work
 
@@ -65,7 +65,7 @@ def test_few_points_and_equal_points_are_mapped(count: int) -> None:
 
 
 @pytest.mark.parametrize("width", [8, 90])
-def test_principal_components_are_scikit_learns(width: int) -> None:
+def test_principal_components_equal_scikit_learns(width: int) -> None:
     """Compared with fewer and with more features than images."""
     features = np.random.default_rng(0).normal(size=(40, width)) * np.arange(1, width + 1)
     reference = PCA(2, svd_solver="full")
