@@ -10,16 +10,15 @@ cells: a cell is one image, and x and y start at the upper left of the first blo
 class names but not its heading.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainables.plots.canvas import Canvas, width_of
+from trainables.plots.canvas import Canvas
 from trainables.plots.class_colours import UNKNOWN, class_palette, coloured
+from trainables.plots.class_key import ClassKey
 from trainables.plots.lettering import shortened
 from trainables.plots.snapshots import read_arrays
 
@@ -29,8 +28,6 @@ _BLOCK_GAP = 0.7  # between blocks, in cells
 _LABEL = 0.17  # width of a letter in a class name, in cells
 _OPACITY = 0.55  # of a mask over its image
 _LEFT, _ABOVE, _BELOW = 0.15, 1.05, 0.15  # around the images, in inches
-# The colours of the classes, in inches.
-_KEY_LINE, _KEY_PATCH, _KEY_GAP = 0.3, 0.25, 0.15
 _FRAME = "#dddddd"
 
 
@@ -77,25 +74,19 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     starts, width = _places(blocks, names)
     height = max(len(block.labels) for block in blocks)
     figure_width = width * _CELL + 2 * _LEFT
-    key: list[str] = []
+    key_names: list[str] = []
     if blocks[0].masks is not None:
-        key = [*names, "no class"]
-    key_column = _KEY_PATCH + 2 * _KEY_GAP + width_of(key)
-    columns = max(1, int((figure_width - _LEFT) / key_column))
-    key_lines = math.ceil(len(key) / columns)
+        key_names = [*names, "no class"]
+    key = ClassKey(key_names, [*colors.tolist(), UNKNOWN][: len(key_names)], width * _CELL)
     key_top = _ABOVE + height * _CELL + _BELOW / 2
 
-    canvas = Canvas(figure_width, key_top + _KEY_LINE * key_lines + _BELOW / 2)
+    canvas = Canvas(figure_width, key_top + key.height + _BELOW / 2)
     canvas.write(_LEFT, 0.3, title, fontsize=13, bold=True, color="#222222")
     canvas.write(_LEFT, 0.5, _subtitle(blocks, names))
     for number, (block, start) in enumerate(zip(blocks, starts, strict=True)):
         named = _block_names_its_classes(blocks, number)
         _draw_block(canvas, block, start, colors, names if named else ())
-    for number, name in enumerate(key):
-        column, line = divmod(number, key_lines)
-        top = key_top + _KEY_LINE * line
-        colour = colors[number] if number < len(colors) else UNKNOWN
-        _draw_key(canvas, _LEFT + key_column * column, top, name, colour)
+    key.draw(canvas, _LEFT, key_top)
 
     path = out_dir / f"{npz.stem}.png"
     canvas.save(path)
@@ -228,13 +219,3 @@ def _overlaid(
     over = coloured(mask, colors).astype(float)
     mixed = (1 - _OPACITY) * image + _OPACITY * over
     return mixed.round().astype(np.uint8)
-
-
-def _draw_key(canvas: Canvas, left: float, top: float, name: str, colour: Sequence[int]) -> None:
-    """Draw the colour of a class, and its name beside it."""
-    middle = top + _KEY_LINE / 2
-    right = left + _KEY_PATCH
-    fill = "#{:02x}{:02x}{:02x}".format(*colour)
-    half = 0.04
-    canvas.rectangle(left, middle - half, right, middle + half, frame="#888888", fill=fill)
-    canvas.write(right + _KEY_GAP / 2, middle, name, va="center_baseline")

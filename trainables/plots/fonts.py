@@ -1,7 +1,6 @@
 """Fonts for class names in any script. DejaVu, which ships with matplotlib, covers Latin, Greek,
 Cyrillic and a few other scripts, but no Chinese, Japanese or Korean letters."""
 
-import contextlib
 import functools
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -29,36 +28,34 @@ def dejavu(bold: bool = False) -> str:
 
 
 def has_letter(path: str, letter: str) -> bool:
-    """True if a font file has the letter."""
+    """True if a font file has the letter.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     if ord(letter) < _COMMON:
         return True
     return _pixels(path, letter) != _pixels(path, _NO_LETTER)
 
 
-def cover(text: str) -> None:
-    """Let matplotlib draw every letter of a text for which a font is installed."""
-    lacking = frozenset(uncovered([text]))
-    if lacking:
-        _add_font_with(lacking)
-
-
-def uncovered(names: Iterable[str]) -> str:
-    """Letters that are in none of matplotlib's current fonts, sorted."""
-    letters = {letter for name in names for letter in name}
-    rare = [letter for letter in sorted(letters) if not has_letter(dejavu(), letter)]
-    return "".join(letter for letter in rare if ord(letter) not in _present())
+def fallback_font(text: str, usual: str) -> tuple[frozenset[str], str | None]:
+    """Letters of a text that the usual font (a path) lacks, and the path of the installed font that
+    has the most of them; None if no font has any, or none is needed."""
+    lacking = frozenset(letter for letter in text if not has_letter(usual, letter))
+    return lacking, _installed_font_with(lacking) if lacking else None
 
 
 def missing_note(names: Iterable[str]) -> str:
     """Note about letters in the names that no installed font can draw; "" if there are none."""
-    names = list(names)
-    for name in names:
-        cover(name)
-    lacking = uncovered(names)
-    if not lacking:
+    missing: set[str] = set()
+    for name in set(names):
+        lacking, font = fallback_font(name, dejavu())
+        missing |= {letter for letter in lacking if font is None or not has_letter(font, letter)}
+    if not missing:
         return ""
 
-    shown = lacking[:_SHOWN] + ("..." if len(lacking) > _SHOWN else "")
+    letters = "".join(sorted(missing))
+    shown = letters[:_SHOWN] + ("..." if len(letters) > _SHOWN else "")
     return (
         f"no installed font has {shown}: pictures show boxes in their place; "
         "install one that does, such as fonts-noto-cjk, or put its file into ~/.fonts"
@@ -66,39 +63,20 @@ def missing_note(names: Iterable[str]) -> str:
 
 
 @functools.cache
-def installed_font_with(letters: frozenset[str]) -> str | None:
-    """Path of the installed font with the most of these letters; None if no font has any."""
-    wanted = {ord(letter) for letter in letters}
+def _installed_font_with(letters: frozenset[str]) -> str | None:
     best, found = None, 0
     for path in _installed():
-        has = len(wanted & _letters(path))
+        has = _count(path, letters)
         if has > found:
             best, found = path, has
-        if found == len(wanted):
+        if found == len(letters):
             break
     return best
 
 
-@functools.cache
-def _add_font_with(letters: frozenset[str]) -> None:
-    """Add the installed font with the most of these letters to matplotlib's fallback fonts."""
-    best = installed_font_with(letters)
-    if best is None:
-        return
-
-    import matplotlib
-    from matplotlib import font_manager
-
-    font_manager.fontManager.addfont(best)
-    family = font_manager.FontProperties(fname=best).get_name()
-    # matplotlib searches each of these families for a letter, but only one font of "sans-serif"
-    matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], family]
-    _present.cache_clear()
-
-
 def _installed() -> list[str]:
     """Paths of the machine's fonts, likely ones first."""
-    from matplotlib import font_manager
+    from matplotlib import font_manager  # only for rare letters, as it takes a quarter of a second
 
     def order(path: str) -> tuple[bool, str]:
         name = Path(path).name.lower()
@@ -107,29 +85,12 @@ def _installed() -> list[str]:
     return sorted(font_manager.findSystemFonts(), key=order)
 
 
-@functools.cache
-def _present() -> frozenset[int]:
-    """Letters in the font families that matplotlib currently draws with."""
-    import matplotlib
-    from matplotlib import font_manager
-
-    letters: set[int] = set()
-    for family in matplotlib.rcParams["font.family"]:
-        with contextlib.suppress(ValueError):  # not installed
-            wanted = font_manager.FontProperties(family=[family])
-            letters |= _letters(font_manager.findfont(wanted, fallback_to_default=False))
-    return frozenset(letters)
-
-
-@functools.cache
-def _letters(path: str) -> frozenset[int]:
-    """Code points in a font file; empty if it cannot be read."""
-    from matplotlib.ft2font import FT2Font
-
+def _count(path: str, letters: frozenset[str]) -> int:
+    """Number of these letters in a font file; 0 if it cannot be read."""
     try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
+        return sum(has_letter(path, letter) for letter in letters)
+    except OSError:
+        return 0
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trainables.plots.fonts import dejavu, has_letter, installed_font_with
+from trainables.plots.fonts import dejavu, fallback_font
 
 Font = ImageFont.FreeTypeFont
 
@@ -73,8 +73,7 @@ def upwards(text: str, kind: Type) -> Image.Image:
 def _parts(text: str, kind: Type) -> list[tuple[str, Font]]:
     """Split a line where the font changes."""
     usual = dejavu(kind.bold)
-    lacking = frozenset(letter for letter in text if not has_letter(usual, letter))
-    other = installed_font_with(lacking) if lacking else None
+    lacking, other = fallback_font(text, usual)
     is_shaped = any(_FIRST_SHAPED <= ord(letter) <= _LAST_SHAPED for letter in text)
     if other is None:
         return [(text, _font(usual, kind.pixels, is_shaped))]

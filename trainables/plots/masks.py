@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from trainables.plots.class_colours import INK, UNKNOWN, class_palette, coloured
+from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas, width_of
+from trainables.plots.class_colours import UNKNOWN, class_palette, coloured
+from trainables.plots.class_key import ClassKey
+from trainables.plots.lettering import shortened
+from trainables.plots.share_matrix import SCALE, draw_matrix, laid_out
 from trainables.plots.snapshots import NO_IMAGE, read_arrays
-from trainables.plots.style import caption, plt
 
 _COLUMNS = ("image", "truth", "predicted")
 _NEEDED = (
@@ -26,6 +26,12 @@ _NEEDED = (
 )
 # Files of earlier trials have "positions" instead of "captions".
 _OPTIONAL = ("positions", "captions")
+# Inches.
+_PANEL, _PANEL_GAP = 2.12, 0.12
+_LINE = 0.17  # of a text
+_BARS, _BAR, _BAR_PITCH = 4.6, 0.36, 0.45  # length of IoU 1, thickness, distance
+_CELL = 0.62
+_BLACK = "black"
 
 
 @dataclass(frozen=True)
@@ -53,23 +59,17 @@ def mask_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     data = _read(Path(npz))
     out_dir.mkdir(parents=True, exist_ok=True)
 
-    figures = {
-        "predicted": _panels(data, title),
-        "iou": _bars(data, title),
-        "confusion": _confusion(data, title),
-    }
     paths = []
-    for kind, figure in figures.items():
+    for kind, draw in (("predicted", _panels), ("iou", _bars), ("confusion", _confusion)):
         path = out_dir / f"{kind}_{npz.stem}.png"
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+        draw(data, title).save(path)
         paths.append(path)
     return paths
 
 
 def _read(npz: Path) -> Masks:
     arrays = read_arrays(npz, "masks", _NEEDED, _OPTIONAL)
-    names = tuple(caption(str(name)) for name in arrays["names"])
+    names = tuple(shortened(str(name)) for name in arrays["names"])
     return Masks(
         epoch=int(arrays["epoch"]),
         captions=_captions(arrays),
@@ -87,86 +87,77 @@ def _captions(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
     """Texts beside the images: each file with the reason why it is shown, or its position in the
     validation split."""
     if "captions" in arrays:
-        return tuple(caption(str(text)) for text in arrays["captions"])
+        return tuple(shortened(str(text)) for text in arrays["captions"])
     return tuple(f"{position:04d}" for position in arrays["positions"])
 
 
-def _panels(data: Masks, title: str) -> Figure:
+def _panels(data: Masks, title: str) -> Canvas:
     """Image, truth and prediction, one image per row."""
-    rows = len(data.captions)
-    figure, axes = plt.subplots(
-        rows, 3, figsize=(7.2, 2.2 * rows + 1.0), layout="constrained", squeeze=False
-    )
-    pictures = (
-        data.images.transpose(0, 2, 3, 1),
-        coloured(data.truth, data.colors),
-        coloured(data.predicted, data.colors),
-    )
-    for row in range(rows):
-        for column in range(3):
-            _show(axes[row, column], pictures[column][row])
+    image_height, image_width = data.images.shape[2:]
+    height = _PANEL * image_height / image_width
+    left = MARGIN + 2 * _LINE + MARGIN
+    width = left + 3 * (_PANEL + _PANEL_GAP)
+    top = HEADING + _LINE + MARGIN
+    foot = top + len(data.captions) * (height + _PANEL_GAP)
+    key = _key(data, width - left)
+
+    canvas = Canvas(width, foot + key.height + MARGIN)
+    canvas.heading(title, f"epoch {data.epoch} · validation images", left)
+    lefts = [left + column * (_PANEL + _PANEL_GAP) for column in range(3)]
+    for x, name in zip(lefts, _COLUMNS, strict=True):
+        canvas.write(x + _PANEL / 2, top - MARGIN, name, ha="center")
+
+    images = data.images.transpose(0, 2, 3, 1)
+    truths = coloured(data.truth, data.colors)
+    predictions = coloured(data.predicted, data.colors)
+    is_large = image_width >= _PANEL * DPI  # a smaller one is shown pixel by pixel
+    for row, name in enumerate(data.captions):
+        y = top + row * (height + _PANEL_GAP)
+        middle = y + height / 2
         right = f"pixels right {data.accuracies[row]:.0%}"
-        axes[row, 0].set_ylabel(f"{data.captions[row]}\n{right}", fontsize=8)
-    for column, name in enumerate(_COLUMNS):
-        axes[0, column].set_title(name, fontsize=9, color=INK)
-
-    figure.suptitle(
-        f"{title}, validation images, epoch {data.epoch}", fontsize=11, fontweight="bold"
-    )
-    handles = _legend_patches(data)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        frameon=False,
-        fontsize=9,
-    )
-    return figure
+        canvas.write(MARGIN, middle, name, fontsize=8, va="center", color=_BLACK, rotated=True)
+        canvas.write(MARGIN + _LINE, middle, right, fontsize=8, va="center", rotated=True)
+        canvas.image(images[row], lefts[0], y, _PANEL, height, _BLACK, smooth=is_large)
+        canvas.image(truths[row], lefts[1], y, _PANEL, height, _BLACK, smooth=False)
+        canvas.image(predictions[row], lefts[2], y, _PANEL, height, _BLACK, smooth=False)
+    key.draw(canvas, left, foot)
+    return canvas
 
 
-def _show(ax: Axes, picture: np.ndarray) -> None:
-    ax.imshow(picture, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
-
-
-def _legend_patches(data: Masks) -> list[Patch]:
-    patches = []
-    for name, (red, green, blue) in zip(data.names, data.colors.tolist(), strict=True):
-        colour = (red / 255, green / 255, blue / 255)
-        patches.append(Patch(facecolor=colour, edgecolor="#888888", label=name))
+def _key(data: Masks, width: float) -> ClassKey:
+    names, colours = list(data.names), data.colors.tolist()
     nothing = (data.truth >= len(data.names)) & (data.truth != NO_IMAGE)
     if np.any(nothing):
-        patches.append(Patch(facecolor=UNKNOWN, label="unknown"))
-    return patches
+        names.append("unknown")
+        colours.append(UNKNOWN)
+    return ClassKey(names, colours, width)
 
 
-def _bars(data: Masks, title: str) -> Figure:
+def _bars(data: Masks, title: str) -> Canvas:
     """IoU of each class."""
     ious = class_ious(data.confusion)
-    lengths = np.nan_to_num(ious)
-    height = 0.45 * len(ious) + 1.6  # inches
-    figure, ax = plt.subplots(figsize=(6, height), layout="constrained")
-    rows = np.arange(len(ious))
-    ax.barh(rows, lengths, color=data.colors / 255, edgecolor="#666666", linewidth=0.6)
+    left = 2 * MARGIN + width_of(data.names)
+    top = HEADING + 2 * MARGIN
+    bottom = top + _BAR_PITCH * len(ious)
+    canvas = Canvas(left + _BARS + 0.6, bottom + 0.42)
+    canvas.heading(title, f"epoch {data.epoch} · mIoU {np.nanmean(ious):.3f}", left)
     for row, iou in enumerate(ious):
+        middle = top + (row + 0.5) * _BAR_PITCH
+        end = left + _BARS * float(np.nan_to_num(iou))
+        look = {"frame": "#666666", "fill": "#{:02x}{:02x}{:02x}".format(*data.colors[row])}
+        canvas.rectangle(left, middle - _BAR / 2, end, middle + _BAR / 2, **look)
+        canvas.write(left - MARGIN, middle, data.names[row], ha="right", va="center_baseline")
         text = "absent" if np.isnan(iou) else f"{iou:.3f}"
-        end = float(lengths[row])
-        ax.text(end + 0.01, row, text, va="center", fontsize=9)
+        canvas.write(end + MARGIN, middle, text, va="center_baseline", color=_BLACK)
 
-    ax.set_yticks(rows, data.names)
-    ax.invert_yaxis()
-    ax.set_xlim(0, 1.1)
-    ax.set_xticks(np.linspace(0, 1, 6))
-    ax.set_xlabel("IoU")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(
-        f"{title}, epoch {data.epoch}: mIoU {np.nanmean(ious):.3f}",
-        loc="left",
-        fontsize=11,
-        fontweight="bold",
-    )
-    return figure
+    canvas.rectangle(left, top, left, bottom, frame=_BLACK)
+    canvas.rectangle(left, bottom, left + _BARS, bottom, frame=_BLACK)
+    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        x = left + _BARS * share
+        canvas.rectangle(x, bottom, x, bottom + MARGIN / 2, frame=_BLACK)
+        canvas.write(x, bottom + MARGIN, f"{share:.1f}", ha="center", va="top")
+    canvas.write(left + _BARS / 2, canvas.height - MARGIN, "IoU", ha="center")
+    return canvas
 
 
 def class_ious(
@@ -181,7 +172,7 @@ def class_ious(
         return np.asarray(hits / union)
 
 
-def _confusion(data: Masks, title: str) -> Figure:
+def _confusion(data: Masks, title: str) -> Canvas:
     """Share of each true class's pixels by predicted class, one true class per row."""
     pixels = data.confusion.T.astype(float)  # (C + 1, C)
     names = list(data.names)
@@ -190,28 +181,10 @@ def _confusion(data: Masks, title: str) -> Figure:
     pixels_of_class = pixels.sum(1, keepdims=True).clip(1)
     shares = (pixels / pixels_of_class)[: len(names)]
 
-    side = 0.62 * len(names) + 2.4
-    figure, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        ax.text(
-            column,
-            row,
-            f"{share:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if share > 0.6 else "#333333",
-        )
-    ax.set_xticks(range(len(data.names)), data.names, rotation=45, ha="right")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("truth")
-    ax.set_title(
-        f"{title}, epoch {data.epoch}\nshare of each class's pixels",
-        loc="left",
-        fontsize=10,
-        fontweight="bold",
-    )
-    figure.colorbar(image, shrink=0.7)
-    return figure
+    matrix = laid_out(names, data.names, _CELL)
+    said = f"epoch {data.epoch} · share of each true class's pixels"
+    width = max(matrix.right + SCALE, matrix.left + width_of([said])) + MARGIN
+    canvas = Canvas(width, matrix.foot)
+    canvas.heading(title, said, matrix.left)
+    draw_matrix(canvas, matrix, shares)
+    return canvas

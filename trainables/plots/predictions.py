@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from trainables.errors import UserError
-from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas, width_of
-from trainables.plots.class_colours import INK, blues
+from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas
 from trainables.plots.lettering import shortened
+from trainables.plots.share_matrix import BESIDE, SCALE, draw_matrix, laid_out
 from trainables.plots.snapshots import read_arrays
 
 _COLUMNS = 8
@@ -18,11 +18,6 @@ _IMAGE, _IMAGE_GAP = 1.36, 0.09  # inches
 _CAPTION_LINE = 0.17  # inches
 _PAIRS = 12
 _PAIR_LINE, _PAIR_WIDTH = 0.22, 2.6  # inches
-_BAR, _BAR_LABELS = 0.1, 0.5  # widths of the colour scale and its labels, in inches
-_BESIDE = 0.25  # space for the name of an axis, in inches
-_BAR_HEIGHT = 0.6  # as a share of the matrix
-# Up to this many classes, every cell contains its share.
-_MAX_NAMED_CELLS = 20
 # Most rows and columns that are readable on paper; with more classes, the most confused are shown.
 _MAX_CLASSES = 210
 _FINE_DPI = 160  # if there are very many names
@@ -94,67 +89,16 @@ def confusion_picture(
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     shares = shares[np.ix_(shown, shown)]
 
-    matrix = _layout([shortened(names[c], 18) for c in shown])
-    width = matrix.right + _BAR + _BAR_LABELS + _BESIDE + _PAIR_WIDTH + MARGIN
+    captions = [shortened(names[c], 18) for c in shown]
+    side = min(5 + 0.12 * len(captions), 18)
+    matrix = laid_out(captions, captions, side / len(captions))
+    width = matrix.right + SCALE + BESIDE + _PAIR_WIDTH + MARGIN
     dpi = DPI if len(shown) <= 100 else _FINE_DPI
-    canvas = Canvas(width, matrix.bottom + matrix.below + _BESIDE, dpi)
+    canvas = Canvas(width, matrix.foot, dpi)
     canvas.heading(title, subtitle, matrix.left)
-    cells = blues(shares)
-    place = (matrix.left, matrix.top, matrix.side, matrix.side)
-    canvas.image(cells, *place, frame="black", smooth=False)
-    _label_classes(canvas, matrix)
-    if len(shown) <= _MAX_NAMED_CELLS:
-        _write_shares(canvas, matrix, shares)
-    _draw_scale(canvas, matrix)
+    draw_matrix(canvas, matrix, shares)
     _list_pairs(canvas, width - MARGIN - _PAIR_WIDTH, counts, names)
     canvas.save(path)
-
-
-@dataclass(frozen=True)
-class _Matrix:
-    """The square of the cells and what stands around it, in inches."""
-
-    captions: list[str]
-    fontsize: float
-    upright: bool
-    """True if the names of the columns are not rotated."""
-    left: float
-    top: float
-    side: float
-    below: float
-    """Height of the column names."""
-
-    @property
-    def right(self) -> float:
-        return self.left + self.side
-
-    @property
-    def bottom(self) -> float:
-        return self.top + self.side
-
-    @property
-    def cell(self) -> float:
-        return self.side / len(self.captions)
-
-    def middle(self, number: int) -> float:
-        """Middle of a row or column, relative to the matrix."""
-        return (number + 0.5) * self.cell
-
-
-def _layout(captions: list[str]) -> _Matrix:
-    side = min(5 + 0.12 * len(captions), 18)
-    fontsize = min(9.0, 0.6 * 72 * side / len(captions))
-    upright = max(len(text) for text in captions) <= 2
-    width = width_of(captions, fontsize)
-    return _Matrix(
-        captions,
-        fontsize,
-        upright,
-        left=MARGIN + _BESIDE + width,
-        top=HEADING + MARGIN,
-        side=side,
-        below=_CAPTION_LINE if upright else width,
-    )
 
 
 def _most_confused(counts: np.ndarray) -> np.ndarray:
@@ -164,62 +108,6 @@ def _most_confused(counts: np.ndarray) -> np.ndarray:
     mistakes = missed + mistaken
     order = np.argsort(-mistakes, kind="stable")
     return np.sort(order[: _MAX_CLASSES // 3])
-
-
-def _label_classes(canvas: Canvas, matrix: _Matrix) -> None:
-    """Name the rows, the columns and the two axes."""
-    size = matrix.fontsize
-    foot = matrix.bottom + MARGIN
-    for number, text in enumerate(matrix.captions):
-        middle = matrix.middle(number)
-        canvas.write(
-            matrix.left - MARGIN,
-            matrix.top + middle,
-            text,
-            fontsize=size,
-            ha="right",
-            va="center_baseline",
-        )
-        canvas.write(
-            matrix.left + middle,
-            foot,
-            text,
-            fontsize=size,
-            ha="center",
-            va="top",
-            rotated=not matrix.upright,
-        )
-    half = matrix.side / 2
-    canvas.write(matrix.left + half, canvas.height - MARGIN, "predicted", fontsize=10, ha="center")
-    canvas.write(MARGIN, matrix.top + half, "true", fontsize=10, va="center", rotated=True)
-
-
-def _write_shares(canvas: Canvas, matrix: _Matrix, shares: np.ndarray) -> None:
-    """Write every share of at least half a percent into its cell."""
-    for (row, column), share in np.ndenumerate(shares):
-        if share < 0.005:
-            continue
-        canvas.write(
-            matrix.left + matrix.middle(column),
-            matrix.top + matrix.middle(row),
-            f"{share:.0%}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if share >= 0.3 else INK,
-        )
-
-
-def _draw_scale(canvas: Canvas, matrix: _Matrix) -> None:
-    """Draw the colour scale to the right of the matrix."""
-    height = _BAR_HEIGHT * matrix.side
-    top = matrix.top + (matrix.side - height) / 2
-    left = matrix.right + _BAR
-    steps = np.linspace(1, 0, 200)[:, None] ** 2
-    canvas.image(blues(steps), left, top, _BAR, height, smooth=False)
-    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        y = top + height * (1 - math.sqrt(share))
-        canvas.write(left + _BAR + MARGIN, y, f"{share:.0%}", va="center_baseline")
 
 
 def _list_pairs(canvas: Canvas, left: float, counts: np.ndarray, names: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from trainables.plots.class_colours import COLOURS, GREY
 from tune.reports.html_figures import BEST, COMPLETED, DEFAULT, figure
 from tune.reports.trial_points import five_digits
 from tune.study.objectives import Objective, front_of
@@ -96,12 +97,12 @@ def _front_line(points: Points, front: list[int], value: Objective, cost: Object
 
 def write_front_picture(record: Record, path: Path) -> None:
     """Draw the same front as a PNG for MLflow: the first objective against the second."""
-    from trainables.plots.class_colours import COLOURS, GREY
-    from trainables.plots.style import plt
+    from matplotlib.figure import Figure
 
     points, (value, cost, *_) = costs_of(record)
     front = sorted(front_of(points, [value, cost]), key=lambda number: points[number][cost.metric])
-    drawn, axes = plt.subplots(figsize=(7, 4.5))
+    drawn = Figure(figsize=(7, 4.5))
+    axes = drawn.subplots()
     axes.scatter(
         [at[cost.metric] for at in points.values()],
         [at[value.metric] for at in points.values()],
@@ -130,4 +131,3 @@ def write_front_picture(record: Record, path: Path) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(drawn)

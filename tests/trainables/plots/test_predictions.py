@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 
 from trainables.errors import UserError
 from trainables.plots import predictions as prediction_plots
+from trainables.plots import share_matrix
 from trainables.plots.canvas import DPI, Canvas
 from trainables.plots.class_colours import COLOURS, blues
 from trainables.plots.curves import bands, draw_curves
@@ -44,8 +45,8 @@ def write_predictions(
 
 
 def row_names(canvas: Canvas, count: int) -> list[str]:
-    """Return the names of the matrix's rows; each comes before the name of its column."""
-    return canvas.texts[2 : 2 + 2 * count : 2]
+    """Return the names of the matrix's rows, which follow title and subtitle."""
+    return canvas.texts[2 : 2 + count]
 
 
 def test_confusion_matrix_equals_scikit_learns_and_its_largest_pairs_are_listed(
@@ -57,7 +58,7 @@ def test_confusion_matrix_equals_scikit_learns_and_its_largest_pairs_are_listed(
         coloured.append(shares)
         return blues(shares)
 
-    monkeypatch.setattr(prediction_plots, "blues", kept)
+    monkeypatch.setattr(share_matrix, "blues", kept)
     data = write_predictions(tmp_path / "predictions-val.npz")
     paths = draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
     assert [path.name for path in paths] == [
