@@ -11,6 +11,7 @@ last epochs.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from scipy.stats import spearmanr
+
+from benchmarks.evidence_page import markdown
 
 RECORD = Path(__file__).parent / "data/label_free.jsonl"
 RESAMPLES = 1000
@@ -103,6 +106,43 @@ def _print_measures(runs: Sequence[Run]) -> None:
             f"    {name}: {_interval(correlation(scores, knn))}; "
             f"{_interval(correlation(scores, probe))}; {regret:.3f}"
         )
+
+
+NETWORKS = {
+    "earth-long": "earth, {} random configurations, 15 epochs",
+    "earth": "earth, {} others, 5 epochs",
+    "photos": "photographs, {}",
+    "digits": "digits, {}",
+    "glyphs, studies": "letters, {} of two earlier default studies (8 configurations)",
+}
+"""Data -> its networks in docs/ssl.md; {} is their number."""
+SELECTING = tuple(MEASURES)[-1], "reciprocal rank, turned", "RankMe"
+"""`val/view_rank`, `val/view_retrieval`, and the measure before them."""
+
+
+def objectives_table() -> str:
+    """Return the table of docs/ssl.md as Markdown."""
+    runs = [json.loads(line) for line in RECORD.read_text().splitlines()]
+    rows = []
+    for data, about in NETWORKS.items():
+        some = [run for run in runs if run["data"] == data]
+        cells = [cell for name in SELECTING for cell in _cells(some, name)]
+        rows.append([about.format(len(some)), *cells])
+    header = ["networks", "Spearman with kNN [95 %], with probe", "loss"]
+    for name in ("`val/view_retrieval`", "RankMe"):
+        header += [f"{name}: Spearman", "loss"]
+    return markdown(header, rows)
+
+
+def _cells(runs: Sequence[Run], name: str) -> list[str]:
+    """Return a measure's rank correlations, and the kNN accuracy that its choice loses."""
+    knn, probe = (np.array([truth(run, kind) for run in runs]) for kind in ("knn", "probe"))
+    scores = np.array([MEASURES[name](run["last"]) for run in runs])
+    middle, low, high = correlation(scores, knn)
+    with_knn = f"{middle:.2f} [{low:.2f}, {high:.2f}]" if name == SELECTING[0] else f"{middle:.2f}"
+    loss = knn.max() - knn[scores.argmax()]
+    cells = [f"{with_knn}, {_spearman(scores, probe):.2f}", f"{loss:.3f}"]
+    return [re.sub(r"\b0\.", ".", cell) for cell in cells]
 
 
 def correlation(

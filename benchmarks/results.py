@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.evidence_page import markdown
+from benchmarks.label_free_report import objectives_table
 from benchmarks.record_file import RESULTS, machine
 from benchmarks.search_regret import peers_table
 from search_spaces.settings import sides
@@ -278,10 +279,11 @@ TOGETHER = {"together": studies_together}
 """Parts of several records: `NAME+NAME.together`."""
 
 
-OF_SEARCHES: dict[str, Callable[[], str]] = {
+OF_BENCHMARKS: dict[str, Callable[[], str]] = {
+    "label_free.objectives": lambda: f"\n{objectives_table()}\n",
     "search_regret.peers": lambda: f"\n{peers_table()}\n",
 }
-"""Figures from the records of searches in benchmarks/data."""
+"""Figures from the records in benchmarks/data."""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -292,8 +294,8 @@ def rendered(text: str) -> str:
     """Return the text of a page with every figure computed again."""
 
     def figure(match: re.Match[str]) -> str:
-        if match[2] in OF_SEARCHES:
-            return f"{match[1]}{OF_SEARCHES[match[2]]()}{match[4]}"
+        if match[2] in OF_BENCHMARKS:
+            return f"{match[1]}{OF_BENCHMARKS[match[2]]()}{match[4]}"
         names, _, part = match[2].rpartition(".")
         results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names.split("+")]
         text = TOGETHER[part](results) if part in TOGETHER else PARTS[part](*results)
