@@ -60,6 +60,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "whole": {"aug.crop_scale_min": 1.0},
     "pool4": {"backbone.pool": 4},
     "way40": {"episode.way": 40, "episode.query": 2},
+    "euclidean": {"head.distance": "euclidean"},
+    "parametric": {"head.distance": "parametric"},
     "zero": {"backbone.zero_init_residual": True},
 }
 CANDIDATES = [

@@ -137,6 +137,10 @@ TASKS = {
             "backbone.width": 8,
             "train.epoch_images": 600,
             "val.episodes": 200,
+            # the default of that time
+            "head.scale": 10.0,
+            "aug.crop_scale_min": 0.8,
+            "episode.every_support": False,
         },
         {
             "schedule.name": ["constant", "cosine"],
