@@ -4,7 +4,7 @@ of searches and grids on embedded data.
     python benchmarks/priors.py                      # from benchmarks/data
     python benchmarks/priors.py --add runs/fewshot   # first adds a study's trials to the data
 
-A configuration must lie in today's space unchanged and, if a study measured it, beat the default.
+A configuration must lie in today's space unchanged and beat the default, unless a grid measured it.
 Configurations that most data sets have measured come first. Among them, those that add the most
 data sets not yet represented come first, then those with the highest mean score over data sets,
 which runs from 0, the median there, to 1, the best. Of two configurations that differ in fewer than
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from benchmarks.label_free_report import RECORD
 from benchmarks.record_curves import RECORDED_WITH
 from benchmarks.record_file import ROOT
 from benchmarks.search_tables import DATA, Table, tables
@@ -40,6 +41,8 @@ from tune.study.warm_start import POINTS
 PRIORS = ROOT / "search_spaces/priors.json"
 STUDIES = DATA / "studies.jsonl"
 """Completed trials of studies, one study per line."""
+DEFAULTS = DATA / "ssl_priors.jsonl"
+"""Trainings of `ssl_priors.py`: the default of `ssl` under several seeds, among others."""
 APART = 2
 """Number of parameters in which any two configurations of a prior must differ."""
 FACTOR = 2.0
@@ -60,10 +63,12 @@ class Space:
     """Config values that a study must have."""
     tables: tuple[str, ...] = ()
     """Recorded grids of this space; the last word of a name is the data set."""
+    record: tuple[str, ...] = ()
+    """Tasks of `label_free.py`, trained in this space; the first word of a name is the data set."""
 
 
 SPACES = (
-    Space("ssl", {}),
+    Space("ssl", {}, record=("digits-long", "earth-long")),
     Space("classify", {"freeze.policy": "all"}, ("head-digits", "head-earth", "head-glyphs")),
     Space(
         "classify",
@@ -71,6 +76,7 @@ SPACES = (
         ("scratch-digits", "scratch-earth"),
     ),
     Space("fewshot", {"init.source": "scratch"}),
+    Space("segment", {"init.source": "scratch"}),
 )
 
 
@@ -174,14 +180,58 @@ def sources_of(space: Space) -> tuple[dict[str, Any], dict[str, list[tuple[Confi
             "configurations": len(table.curves),
         }
         trained[data] = of_table(table)
+    for task in space.record:
+        runs = recorded(task)
+        if not runs:
+            continue
+        data = task.partition("-")[0]
+        trained[data] = of_record(task)
+        sources[data] = {
+            "command": f"python benchmarks/label_free.py --every 99 --only {task} --runs 40",
+            "commit": _commit_of(RECORD),
+            "metric": "val/knn_top1",
+            "configurations": len(runs),
+        }
     for line in STUDIES.read_text().splitlines():
         study = json.loads(line)
         if study["experiment"] == space.experiment and not space.tables:
-            data = study["data"]
-            sources[data] = {key: study[key] for key in ("command", "commit", "metric")}
-            sources[data]["configurations"] = len(study["trials"])
-            trained[data] = of_study(study)
+            _add(study, sources, trained)
     return sources, trained
+
+
+def _add(study: Mapping[str, Any], sources: dict[str, Any], trained: dict[str, Any]) -> None:
+    """Add a recorded study to the sources of its data set."""
+    data = study["data"]
+    found = of_study(study)
+    if data not in sources:
+        sources[data] = {key: study[key] for key in ("command", "commit", "metric")}
+        sources[data]["configurations"] = len(study["trials"])
+        trained[data] = found
+        return
+    sources[data]["command"] += f"; {study['command']}"
+    sources[data]["configurations"] += len(study["trials"])
+    trained[data] += found
+
+
+def recorded(task: str) -> list[dict[str, Any]]:
+    """Return the trainings of random configurations that `label_free.py` has recorded."""
+    runs = [json.loads(line) for line in RECORD.read_text().splitlines()]
+    return [run for run in runs if run["data"] == task]
+
+
+def of_record(task: str) -> list[tuple[Config, float]]:
+    """Return the random configurations of a task that beat the mean of its default."""
+    beaten = float(np.mean(defaults_of(task)))
+    values = [(run["config"], run["last"]["truth"]["val.knn"]) for run in recorded(task)]
+    return [(config, value) for config, value in values if value > beaten]
+
+
+def defaults_of(task: str) -> list[float]:
+    """Return kNN of the default on a task, one value per seed."""
+    if not DEFAULTS.exists():
+        return []
+    runs = [json.loads(line) for line in DEFAULTS.read_text().splitlines()]
+    return [run["val.knn"] for run in runs if (run["data"], run["name"]) == (task, "default")]
 
 
 def _commit_of(path: Path) -> str:

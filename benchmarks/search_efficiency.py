@@ -49,6 +49,7 @@ from tune.experiments import Experiment
 from tune.search.sampler import SeededTPE
 from tune.search.space import as_json, describe
 from tune.study.manifest import Manifest
+from tune.study.rules import CURRENT
 from tune.study.study import Study
 from tune.study.warm_start import POINTS
 from tune.study.warm_turns import TURNS
@@ -82,6 +83,7 @@ class OurStudy:
         trials: int,
         points: Sequence[dict[str, Any]] = (),
         turns: Sequence[int] | None = TURNS,
+        fading: int | str = CURRENT["warm_start"],
     ):
         self._folder = tempfile.TemporaryDirectory(
             prefix="search-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -108,6 +110,7 @@ class OurStudy:
             space=as_json(describe(table.space, "", {})),
             data={"name": table.name, "fingerprint": table.name},
             warm_start=_warm_start(points, turns) if points else None,
+            rules=CURRENT | {"warm_start": fading},
         )
         self.study = Study.open(
             Path(self._folder.name) / "table", experiment, manifest, trials=trials, repeats=0

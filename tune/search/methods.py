@@ -26,7 +26,7 @@ from tune.search.method_names import (
 )
 from tune.search.pruner import DurableHalving, DurableHyperband, DurableStops
 from tune.search.repeatable import Repeatable
-from tune.search.sampler import SeededTPE
+from tune.search.sampler import Forgotten, SeededTPE, none_forgotten
 from tune.search.sobol import SobolSampler
 
 
@@ -53,7 +53,11 @@ def check_pruner(name: str) -> None:
 
 
 def make_sampler(
-    rule: Rule, seed: int, parameters: Sequence[str], objectives: int = 1
+    rule: Rule,
+    seed: int,
+    parameters: Sequence[str],
+    objectives: int = 1,
+    forgotten: Forgotten = none_forgotten,
 ) -> BaseSampler:
     """Return the sampler of a study.
 
@@ -61,11 +65,12 @@ def make_sampler(
         rule: rule in the study's manifest.
         parameters: all parameters that the space may ask for.
         objectives: number of the study's objectives.
+        forgotten: as in `SeededTPE`; the other samplers learn from all trials.
     """
     name = sampler_name(rule)
     # The configurations of a grid are enqueued (`tune.study.fresh`).
     if name in (JOINT_TPE, GRID):
-        return SeededTPE(seed)
+        return SeededTPE(seed, forgotten)
     if name == "sobol":
         return SobolSampler(seed, parameters)
     return Repeatable(_MAKE[name], seed, objectives)

@@ -5,7 +5,7 @@ import contextlib
 import heapq
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,15 @@ LATEST_OTHERS = 225
 
 _NORMAL = ("_ndtr", "_log_ndtr", "_ndtri_exp")
 """Functions of Optuna's normal distribution; SciPy's have the same names without underscore."""
+
+
+Forgotten = Callable[[Study, int], Collection[int]]
+"""Study, number of the trial that is drawn -> numbers of the trials that the model leaves out."""
+
+
+def none_forgotten(study: Study, number: int) -> Collection[int]:
+    """Return no trials."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -138,14 +147,18 @@ class SeededTPE(TPESampler):
     the good trials, l(x), is still Optuna's. The density of the others, g(x), uses only the latest,
     which bounds the cost of a suggestion. Optuna's weights fade old trials out anyway.
 
+    Args:
+        forgotten: trials that the model leaves out. They must follow from the trial that is drawn
+            and from the storage.
     Raises:
         RuntimeError: this version of Optuna lacks something that the sampler relies on.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, forgotten: Forgotten = none_forgotten) -> None:
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
         _check_optuna()
         self._seed = seed
+        self._forgotten = forgotten
         self._history = History()
         self._drawings: dict[int, Drawing] = {}  # trial -> drawing, until the trial has ended
 
@@ -196,7 +209,8 @@ class SeededTPE(TPESampler):
         self._drawings.pop(trial.number, None)
 
     def _begin(self, study: Study, number: int) -> Drawing:
-        others = self._history.others(study, number)
+        left_out = self._forgotten(study, number)
+        others = [o for o in self._history.others(study, number) if o.number not in left_out]
         drawing = Drawing(others, self._history.shared or frozenset(), positions={})
         self._drawings[number] = drawing
         return drawing

@@ -20,9 +20,21 @@ PAIR = "pair"
 WINNER = "winner"
 """Only the chosen trial is trained again: the study is one observation among others."""
 
-FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
+FIRST: dict[str, str | int] = {
+    "repeats": FINALISTS,
+    "seeds": 1,
+    "sampler": 1,
+    "rungs": 1,
+    "warm_start": 1,
+}
 """Rules of a study whose manifest does not name any."""
-CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 4}
+CURRENT: dict[str, str | int] = {
+    "repeats": PAIR,
+    "seeds": 2,
+    "sampler": 2,
+    "rungs": 4,
+    "warm_start": 2,
+}
 """Rules of a new study."""
 
 Keep = Literal["best", "all"]
@@ -50,6 +62,7 @@ _KNOWN: dict[str, tuple[str | int, ...]] = {
     "seeds": (1, 2),
     "sampler": (1, 2, *SAMPLER_NAMES),
     "rungs": (1, 2, 3, 4, *PRUNER_NAMES),
+    "warm_start": (1, 2),
 }
 
 
@@ -65,6 +78,12 @@ def check_known(rules: Mapping[str, str | int], study: str) -> None:
                 f"study {study!r} follows rule {rule} {version!r}, which this vistune does not "
                 "know; use the version that began it, or give this study another name with --study"
             )
+
+
+def fading_of(rules: Mapping[str, str | int]) -> int:
+    """Return the version by which a warm start fades; a study that does not name it has the
+    first."""
+    return int(rules.get("warm_start", 1))
 
 
 def test_metric(objective: str) -> str:

@@ -1,6 +1,7 @@
 """The trials of a study in Optuna: parameters, values of epochs, rungs, states."""
 
 import zlib
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from tune.study.disk import Patience
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
 from tune.study.objectives import objectives_of
-from tune.study.rules import distinct
+from tune.study.rules import distinct, fading_of
+from tune.study.warm_turns import forgotten
 from tune.study.work import Outcome
 
 OWN = "enqueued"
@@ -43,6 +45,8 @@ class TrialDatabase:
     def __init__(self, path: Path, manifest: Manifest, epochs: int):
         self._journal = Journal(path)
         self._epochs = epochs
+        self._warm_start = manifest.warm_start
+        self._fading = fading_of(manifest.rules)
         self._objectives = objectives_of(manifest)
         self._study = optuna.create_study(
             study_name=manifest.identity,
@@ -54,10 +58,19 @@ class TrialDatabase:
                 _sampler_seed(manifest),
                 list(manifest.space),
                 len(self._objectives),
+                self._forgotten,
             ),
             pruner=make_pruner(manifest.rules["rungs"], epochs),
         )
         self._open: dict[int, Trial] = {}
+
+    def _forgotten(self, study: optuna.Study, number: int) -> Collection[int]:
+        """Numbers of the trials from which the sampler does not learn when it draws trial
+        `number`."""
+        if self._warm_start is None:
+            return ()
+        trials = study.get_trials(deepcopy=False)
+        return forgotten(self._warm_start, trials, number, self._fading)
 
     def one_write(self) -> AbstractContextManager[None]:
         """Write everything that is recorded within the block to the disk in one write."""

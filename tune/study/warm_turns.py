@@ -1,4 +1,5 @@
-"""The turns of a warm start: when the configurations of an earlier study are tried.
+"""The turns of a warm start: when the configurations of an earlier study are tried, and when the
+sampler forgets them.
 
 They come between the study's own trials, and only while they are worth it: if the first one shows
 that the earlier study misleads, the second is not tried. A study whose manifest names no turns
@@ -6,7 +7,7 @@ began under an earlier rule, by which all of them follow the default.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 TURNS = (1, 3, 5)
 """Numbers of the trials that may take a configuration of the earlier study."""
+
+FORGOTTEN = 12
+"""From this trial on, the sampler learns only from the study's own trials (version 2 of the rule
+`warm_start`). Otherwise a search stays where the earlier study was good."""
 
 WarmStart = Mapping[str, Any]
 
@@ -51,6 +56,22 @@ def next_point(start: WarmStart | None, trials: Sequence[FrozenTrial]) -> dict[s
         return None
     params: dict[str, Any] = start["points"][len(taken)]["params"]
     return params
+
+
+def forgotten(
+    start: WarmStart | None, trials: Sequence[FrozenTrial], number: int, version: int
+) -> Collection[int]:
+    """Return the numbers of the trials from which the sampler does not learn when it draws a trial.
+
+    Args:
+        start: the warm start as the manifest holds it.
+        trials: all trials so far.
+        number: number of the trial that is drawn.
+        version: version of the rule `warm_start`.
+    """
+    if start is None or version == 1 or number < FORGOTTEN:
+        return ()
+    return warm_trials(start, trials).keys()
 
 
 def warm_trials(start: WarmStart, trials: Sequence[FrozenTrial]) -> dict[int, dict[str, Any]]:

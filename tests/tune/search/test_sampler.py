@@ -102,6 +102,32 @@ def test_trials_that_begin_together_do_not_share_their_draws() -> None:
     assert [t.params for t in straight.trials] == [t.params for t in in_turn.trials]
 
 
+def test_what_is_forgotten_counts_as_if_it_had_failed() -> None:
+    """The model sees no failed trial, so a study in which trials 1 and 3 failed draws the same."""
+    drawn = []
+    for state, left_out in ((None, (1, 3)), (TrialState.FAIL, ()), (None, ())):
+
+        def forgotten(study: Any, number: int, left_out: tuple[int, ...] = left_out) -> Any:
+            return left_out if number >= 12 else ()
+
+        study = optuna.create_study(direction="maximize", sampler=SeededTPE(0, forgotten))
+        for number in range(16):
+            if number < 12:
+                params = {"optim.lr": 10.0 ** -(1 + number % 5), "head.dropout": 0.04 * number}
+                study.enqueue_trial(params)
+            trial = study.ask()
+            rate = trial.suggest_float("optim.lr", 1e-6, 1.0, log=True)
+            trial.suggest_float("head.dropout", 0.0, 0.6)
+            if state and number in (1, 3):
+                study.tell(trial, state=state)
+                continue
+            study.tell(trial, 9.0 if number in (1, 3) else rate)
+        drawn.append([trial.params for trial in study.trials[12:]])
+    forgets, failed, learns = drawn
+    assert forgets == failed
+    assert forgets[0] != learns[0]
+
+
 def half_the_root(finished: int) -> int:
     return int(np.ceil(np.sqrt(finished / 4)))
 

@@ -57,6 +57,8 @@ def searched_by(prior: Prior) -> tuple[Experiment, dict[str, Any]]:
             experiment = in_setting(experiment, setting)
             break
     base = flatten(build(experiment.config, experiment.presets[prior.preset] | dict(prior.where)))
+    if any("aug.vflip" in point["config"] for point in prior.points):
+        base["data.up"] = "all"  # found on images from above
     return facing(experiment, base), base
 
 

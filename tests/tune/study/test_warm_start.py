@@ -19,10 +19,17 @@ from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.record import read_record
-from tune.study.rules import leaders
+from tune.study.rules import CURRENT, FIRST, fading_of, leaders
 from tune.study.study import Study
 from tune.study.warm_start import POINTS, beginning, warm_start, worth
-from tune.study.warm_turns import TURNS, enqueued, next_point, warm_trials
+from tune.study.warm_turns import (
+    FORGOTTEN,
+    TURNS,
+    enqueued,
+    forgotten,
+    next_point,
+    warm_trials,
+)
 
 
 @pytest.fixture
@@ -89,6 +96,45 @@ def test_points_that_mislead_are_left() -> None:
     assert next_point(begun, good) is None  # all points have been tried
     assert list(warm_trials(begun, good)) == [1, 3]
     assert next_point(begun, [default, own]) is None  # trial 2 is not among the turns
+
+
+def test_the_sampler_forgets_what_was_taken_over() -> None:
+    two = [{"params": {"lr": 0.9}}, {"params": {"lr": 0.8}}]
+    begun = {"points": two, "turns": [1, 3, 5]}
+    trials = [trial_of(number, 0.1, 0.5) for number in range(14)]
+    trials[1] = trial_of(1, 0.9, 0.7)
+    trials[3] = trial_of(3, 0.8, 0.1)
+    assert not forgotten(begun, trials, FORGOTTEN - 1, 2)
+    assert set(forgotten(begun, trials, FORGOTTEN, 2)) == {1, 3}
+    assert not forgotten(begun, trials, FORGOTTEN, 1)
+    assert not forgotten(None, trials, FORGOTTEN, 2)
+
+
+def test_a_study_keeps_the_version_by_which_its_warm_start_fades(earlier: Path) -> None:
+    """Both versions draw the same until one of them forgets, also if a study is resumed then."""
+    drawn = {}
+    for name, rules in (("new", CURRENT), ("old", CURRENT | {"warm_start": 1})):
+        changed = replace(manifest(base=POOR, rules=rules), warm_start=points(earlier))
+        for trials in (FORGOTTEN + 1, FORGOTTEN + 3):
+            study = Study.open(earlier / name, TOY, changed, trials=trials, repeats=0)
+            search_locally(study, TOY)
+            study.close()
+        assert read_manifest(earlier / name / "study.json").rules["warm_start"] == (
+            2 if name == "new" else 1
+        )
+        drawn[name] = [trial.params for trial in study.frozen_trials()]
+    whole = start(earlier, FORGOTTEN + 3, "whole")
+    search_locally(whole, TOY)
+    whole.close()
+    assert drawn["new"] == [trial.params for trial in whole.frozen_trials()]
+    assert drawn["new"][:FORGOTTEN] == drawn["old"][:FORGOTTEN]
+    assert drawn["new"][FORGOTTEN] != drawn["old"][FORGOTTEN]
+
+
+def test_a_manifest_without_a_version_has_the_first() -> None:
+    rules = {name: version for name, version in CURRENT.items() if name != "warm_start"}
+    assert fading_of(rules) == fading_of(FIRST) == 1
+    assert fading_of(CURRENT) == 2
 
 
 def test_a_study_of_before_the_turns_enqueues_all() -> None:
