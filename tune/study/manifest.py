@@ -20,7 +20,7 @@ from trainables.files import write_atomically
 from tune.command_line import command
 from tune.experiment_file import Code
 from tune.search.space import SOMETIMES
-from tune.study.rules import CURRENT, FIRST, Keep, check_known
+from tune.study.rules import CURRENT, FIRST, LATER, Keep, check_known
 
 PATH_KEYS = {
     "data.name": "data",
@@ -267,6 +267,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         fields = {"rules": FIRST} | json.loads(path.read_text())
         manifest = Manifest(**fields)
+        if isinstance(manifest.rules, dict):
+            manifest = replace(manifest, rules=LATER | manifest.rules)
         _check_kinds(manifest)
     except FileNotFoundError:
         show = command("report", "show", storage=path.parent.parent)

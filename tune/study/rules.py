@@ -28,6 +28,8 @@ FIRST: dict[str, str | int] = {
     "warm_start": 1,
 }
 """Rules of a study whose manifest does not name any."""
+LATER: dict[str, str | int] = {"warm_start": 1}
+"""Rules of a study whose manifest names others, but not these: they had no versions yet."""
 CURRENT: dict[str, str | int] = {
     "repeats": PAIR,
     "seeds": 2,
@@ -78,12 +80,6 @@ def check_known(rules: Mapping[str, str | int], study: str) -> None:
                 f"study {study!r} follows rule {rule} {version!r}, which this vistune does not "
                 "know; use the version that began it, or give this study another name with --study"
             )
-
-
-def fading_of(rules: Mapping[str, str | int]) -> int:
-    """Return the version by which a warm start fades; a study that does not name it has the
-    first."""
-    return int(rules.get("warm_start", 1))
 
 
 def test_metric(objective: str) -> str:

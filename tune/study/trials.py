@@ -20,7 +20,7 @@ from tune.study.disk import Patience
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
 from tune.study.objectives import objectives_of
-from tune.study.rules import distinct, fading_of
+from tune.study.rules import distinct
 from tune.study.warm_turns import forgotten
 from tune.study.work import Outcome
 
@@ -46,7 +46,7 @@ class TrialDatabase:
         self._journal = Journal(path)
         self._epochs = epochs
         self._warm_start = manifest.warm_start
-        self._fading = fading_of(manifest.rules)
+        self._fading = int(manifest.rules["warm_start"])
         self._objectives = objectives_of(manifest)
         self._study = optuna.create_study(
             study_name=manifest.identity,

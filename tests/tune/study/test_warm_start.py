@@ -19,7 +19,7 @@ from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.record import read_record
-from tune.study.rules import CURRENT, FIRST, fading_of, leaders
+from tune.study.rules import CURRENT, leaders
 from tune.study.study import Study
 from tune.study.warm_start import POINTS, beginning, warm_start, worth
 from tune.study.warm_turns import (
@@ -131,10 +131,11 @@ def test_a_study_keeps_the_version_by_which_its_warm_start_fades(earlier: Path) 
     assert drawn["new"][FORGOTTEN] != drawn["old"][FORGOTTEN]
 
 
-def test_a_manifest_without_a_version_has_the_first() -> None:
+def test_a_manifest_without_a_version_has_the_first(tmp_path: Path) -> None:
+    """Its other rules stay: studies had versions of those before a warm start had one."""
     rules = {name: version for name, version in CURRENT.items() if name != "warm_start"}
-    assert fading_of(rules) == fading_of(FIRST) == 1
-    assert fading_of(CURRENT) == 2
+    manifest(rules=rules).write(tmp_path / "study.json")
+    assert read_manifest(tmp_path / "study.json").rules == CURRENT | {"warm_start": 1}
 
 
 def test_a_study_of_before_the_turns_enqueues_all() -> None:
