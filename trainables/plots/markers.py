@@ -22,7 +22,7 @@ _SIDES: dict[str, list[tuple[float, float, float]]] = {
 
 @dataclass(frozen=True)
 class Marker:
-    """How a point looks. Lengths are in pixels."""
+    """Shape and size of a point. Lengths are in pixels."""
 
     shape: str
     """"o", "s", "D" or "^": circle, square, diamond, triangle."""

@@ -23,9 +23,9 @@ _SEARCH_STEPS = 40
 _TOLERANCE = 1e-4
 """Largest error of the entropy of a point's neighbours, in nats."""
 _LARGEST_FACTOR = 8
-"""Of a precision, in one step of its search."""
+"""Largest factor on a precision in one step of its search."""
 _BLOCKS = 6
-"""Along each side of the matrix of pairs."""
+"""Blocks along each side of the matrix of pairs."""
 _NOWHERE = np.float32(1e30)
 """Square of a distance at which the kernel is 0."""
 
