@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from search_spaces.settings import sides
 from trainables.files import write_atomically
 from tune.formatting import DEFAULT
 from tune.reports.pooled_row import outcomes_of_searches
-from tune.reports.pooled_table import compare_searches
+from tune.reports.pooled_table import compare_searches, pool_searches
 from tune.reports.sampling_error import outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, holm, mean_of, paired, significance, welch
 from tune.reports.verdict import difference, repeat_scores, test_metric
@@ -48,14 +48,16 @@ Result = dict[str, Any]
 # ---------------------------------------------------------------- record
 
 
-def record(name: str, storage: Path, typed: str) -> Result:
+def record(name: str, storage: Path, typed: str, others: Sequence[Path] = ()) -> Result:
     """Return the scores of a study, or of a comparison over searches.
 
     Args:
         typed: the command that ran it.
+        others: storages of further searches of the comparison, as in `report.py table --with`.
     """
     study = (storage / name / "study.json").exists()
-    found = _study(storage / name) if study else _comparison(storage / name)
+    folders = [place / name for place in (storage, *others)]
+    found = _study(storage / name) if study else _comparison(folders)
     about = {
         "command": typed,
         "machine": machine(),
@@ -93,8 +95,8 @@ def _study(folder: Path) -> Result:
     }
 
 
-def _comparison(folder: Path) -> Result:
-    table = compare_searches(folder)
+def _comparison(folders: Sequence[Path]) -> Result:
+    table = pool_searches(folders) if len(folders) > 1 else compare_searches(folders[0])
     commits = {one.record.manifest.commit for row in table.rows for one in row.searches.values()}
     outcomes = {row.name: outcomes_of_searches(row.searches, table.searches) for row in table.rows}
     return {
@@ -312,11 +314,12 @@ def main() -> None:
     one.add_argument("storage", type=Path)
     one.add_argument("command", help="as it was typed")
     one.add_argument("--as", dest="file", help="name of the record; default: that of the study")
+    one.add_argument("--with", dest="others", type=Path, nargs="*", default=[])
     commands.add_parser("render")
     options = parser.parse_args()
 
     if options.what == "record":
-        result = record(options.name, options.storage, options.command)
+        result = record(options.name, options.storage, options.command, options.others)
         path = RESULTS / f"{options.file or options.name}.json"
         write_atomically(path, json.dumps(result, indent=1) + "\n")
         return

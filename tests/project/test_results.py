@@ -118,17 +118,21 @@ def test_tables_under_different_seeds_decide_nothing_in_opposite_ways(
 ) -> None:
     """docs/classify.md states this, and which questions are decided."""
     today = {name: _verdicts(results, f"classify{name}") for name in ("", "-seed1", "-control")}
+    rungs2 = {name: _verdicts(results, f"classify-rungs2{name}") for name in ("", "-seed1")}
     before = {name: _verdicts(results, f"classify-adam{name}") for name in ("", "-seed1")}
-    for tables in (today, before):
+    same_default = [*today.values(), *rungs2.values()]
+    for tables in (same_default, [*before.values()]):
         for question in before[""]:
-            decided = {table[question] for table in tables.values()} - {"not decided"}
+            decided = {table[question] for table in tables} - {"not decided"}
             assert len(decided) <= 1, question
 
     better = {"C - B": "B is better", "E - D": "D is better", "B - A": "B is better"}
-    for table in today.values():
+    for table in same_default:
         assert better.items() <= table.items()
+    assert [table["C - A"] for table in rungs2.values()] == ["C is better", "not decided"]
     of_labels = [table["C - A"] for table in today.values()]
     assert of_labels == ["C is better", "not decided", "not decided"]
+    assert _verdicts(results, "classify-both")["C - A"] == "not decided"
     assert today["-control"]["C - A-long"] == "A-long is better"
 
     for table in before.values():
