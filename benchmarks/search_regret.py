@@ -329,8 +329,9 @@ PEERS = {
     "GP": "Optuna 5, Gaussian process, nothing stopped",
     "ASHA": "Syne Tune 0.16.0, ASHA",
     "BOHB": "Syne Tune 0.16.0, BOHB",
+    "ASHA-BORE": "Syne Tune 0.16.0, ASHA-BORE, 12 seeds",
     "DEHB": "DEHB 0.1.2",
-    "SMAC": "SMAC 2.4.1, multi-fidelity, 3 seeds",
+    "SMAC": "SMAC 2.4.1, multi-fidelity",
     "random": "random search, nothing stopped",
 }
 """Contestant -> its name in docs/search.md."""
