@@ -41,6 +41,11 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def without_zeros(text: str) -> str:
+    """Leave out the zero before a decimal point: .52 [.14, .78]."""
+    return re.sub(r"\b0\.", ".", text)
+
+
 def share(value: float) -> str:
     """Format a share as on the page: .052."""
     return f"{value:.3f}".removeprefix("0")

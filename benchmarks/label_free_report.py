@@ -11,7 +11,6 @@ last epochs.
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.evidence_page import markdown
+from benchmarks.evidence_page import markdown, without_zeros
 
 RECORD = Path(__file__).parent / "data/label_free.jsonl"
 RESAMPLES = 1000
@@ -142,7 +141,7 @@ def _cells(runs: Sequence[Run], name: str) -> list[str]:
     with_knn = f"{middle:.2f} [{low:.2f}, {high:.2f}]" if name == SELECTING[0] else f"{middle:.2f}"
     loss = knn.max() - knn[scores.argmax()]
     cells = [f"{with_knn}, {_spearman(scores, probe):.2f}", f"{loss:.3f}"]
-    return [re.sub(r"\b0\.", ".", cell) for cell in cells]
+    return [without_zeros(cell) for cell in cells]
 
 
 def correlation(

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.evidence_page import markdown
+from benchmarks.evidence_page import markdown, without_zeros
 from benchmarks.label_free_report import objectives_table
 from benchmarks.record_file import RESULTS, machine
 from benchmarks.search_regret import peers_table
@@ -130,7 +130,7 @@ def _comparison(folders: Sequence[Path]) -> Result:
 
 def short(value: float) -> str:
     """Format with three digits and no leading zero: `.905`."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+    return without_zeros(f"{value:.3f}")
 
 
 def interval(estimate: Interval) -> str:
@@ -326,8 +326,9 @@ def main() -> None:
 
     for page in PAGES:
         text = page.read_text()
-        if rendered(text) != text:
-            write_atomically(page, rendered(text))
+        renewed = rendered(text)  # the tables of searches take seconds
+        if renewed != text:
+            write_atomically(page, renewed)
             print(f"{page.relative_to(REPO)}: figures renewed")
 
 

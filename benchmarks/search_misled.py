@@ -26,9 +26,8 @@ import numpy as np
 import optuna
 
 from benchmarks.search_efficiency import OurStudy, best_of, race
-from benchmarks.search_priors import GROUPS
-from benchmarks.search_tables import DATA, RELATED, Table, tables
-from tune.search.space import Nearest, fitted
+from benchmarks.search_priors import GROUPS, fitted_to, table_of
+from benchmarks.search_tables import DATA, RELATED
 from tune.study.warm_start import POINTS
 
 RECORD = DATA / "search_misled.csv"
@@ -95,18 +94,12 @@ def summary(ratios: Sequence[Ratio]) -> str:
 
 
 @cache
-def table_of(name: str) -> Table:
-    """Return a table by its name."""
-    return tables([name])[0]
-
-
-@cache
 def points_of(source: str, table: str, seed: int) -> list[dict[str, Any]]:
     """Return what is taken over, fitted to the space of the new table."""
     new = table_of(table)
     if source not in SOURCES:
         best = best_of(table_of(source), seed, trials=EARLIER)[:POINTS]
-        return [fitted(Nearest(one, new.default), new.space, "", {}) for one in best]
+        return fitted_to(new, best)
     rng = np.random.default_rng(seed)
     keys = [list(new.curves)[place] for place in rng.permutation(len(new.curves))[:EARLIER]]
     if source == INVERTED:

@@ -57,7 +57,12 @@ COLD, PRIOR, EARLIER = "cold", "prior", "earlier study"
 
 def prior_of(table: Table) -> list[Config]:
     """Return the prior that the other tables of the group give, fitted to the table's space."""
-    points = (Nearest(config, table.default) for config in _chosen(table.name))
+    return fitted_to(table, _chosen(table.name))
+
+
+def fitted_to(table: Table, configs: Sequence[Config]) -> list[Config]:
+    """Return configurations of another table, fitted to the space of this one."""
+    points = (Nearest(config, table.default) for config in configs)
     return [fitted(point, table.space, "", {}) for point in points]
 
 
@@ -84,12 +89,13 @@ def after_earlier(table: Table, seed: int) -> Searcher:
     """Return a study that starts with the best of 30 trials on the related table, as `--warm-start`
     does."""
     earlier = next(one for one, new in RELATED if new == table.name)
-    points = best_of(_table(earlier), 10_000 + seed, trials=30)[:POINTS]
+    points = best_of(table_of(earlier), 10_000 + seed, trials=30)[:POINTS]
     return Whole(OurStudy(table, seed, BUDGETS[-1] * table.epochs + AT_A_TIME, points), table)
 
 
 @cache
-def _table(name: str) -> Table:
+def table_of(name: str) -> Table:
+    """Return a table by its name."""
     return tables([name])[0]
 
 

@@ -27,7 +27,6 @@ import argparse
 import csv
 import itertools
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.evidence_page import markdown
+from benchmarks.evidence_page import markdown, without_zeros
 from benchmarks.search_tables import CURVES, DATA, REPORTED, Table, tables
 
 BUDGETS = (4, 8, 16)
@@ -348,7 +347,7 @@ def peers_table() -> str:
     rows = []
     for name, about in PEERS.items():
         cells = [", ".join(compared(done, name, group)) for group in (TUNED, REPORTED)]
-        rows.append([about, *(re.sub(r"\b0\.", ".", cell) for cell in cells)])
+        rows.append([about, *map(without_zeros, cells)])
     return markdown(header, rows)
 
 

@@ -179,8 +179,9 @@ class DataSet:
     def named_splits(self) -> list[tuple[str, Split]]:
         """Names and splits, without a gallery that equals the training split."""
         splits = [("train", self.train)]
-        if self.own_gallery is not None:
-            splits.append(("gallery", self.own_gallery))
+        gallery = self.own_gallery
+        if gallery is not None:
+            splits.append(("gallery", gallery))
         return [*splits, ("val", self.val), ("test", self.test)]
 
     def _answerable_classes(self) -> int:

@@ -1,5 +1,7 @@
 """Colours shared by all pictures, and masks as pictures with a colour for each class."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from trainables.plots.snapshots import NO_IMAGE
@@ -56,6 +58,11 @@ def class_palette(
         return own
     twenty = _rgb(_TWENTY)
     return twenty[np.arange(classes) % len(twenty)]
+
+
+def hex_colour(rgb: Iterable[int]) -> str:
+    """Name a colour of red, green and blue, 0 to 255, as in `#1f77b4`."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
 def blues(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.plots.canvas import Canvas, width_of
+from trainables.plots.class_colours import hex_colour
 
 # Inches.
 _LINE, _PATCH, _GAP = 0.25, 0.25, 0.15
@@ -31,7 +32,7 @@ class ClassKey:
             column, line = divmod(number, self._lines)
             x = left + column * self._column
             middle = top + (line + 0.5) * _LINE
-            fill = "#{:02x}{:02x}{:02x}".format(*colour)
+            fill = hex_colour(colour)
             right = x + _PATCH
             canvas.rectangle(x, middle - _HALF, right, middle + _HALF, frame="#888888", fill=fill)
             canvas.write(right + _GAP / 2, middle, name, va="center_baseline")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas, width_of
-from trainables.plots.class_colours import UNKNOWN, class_palette, coloured
+from trainables.plots.class_colours import UNKNOWN, class_palette, coloured, hex_colour
 from trainables.plots.class_key import ClassKey
 from trainables.plots.lettering import shortened
 from trainables.plots.share_matrix import SCALE, draw_matrix, laid_out
@@ -144,7 +144,7 @@ def _bars(data: Masks, title: str) -> Canvas:
     for row, iou in enumerate(ious):
         middle = top + (row + 0.5) * _BAR_PITCH
         end = left + _BARS * float(np.nan_to_num(iou))
-        look = {"frame": "#666666", "fill": "#{:02x}{:02x}{:02x}".format(*data.colors[row])}
+        look = {"frame": "#666666", "fill": hex_colour(data.colors[row])}
         canvas.rectangle(left, middle - _BAR / 2, end, middle + _BAR / 2, **look)
         canvas.write(left - MARGIN, middle, data.names[row], ha="right", va="center_baseline")
         text = "absent" if np.isnan(iou) else f"{iou:.3f}"

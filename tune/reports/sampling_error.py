@@ -73,8 +73,6 @@ def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> f
     outcomes = [run for _, run in runs]
     if not first or (second is not None and not second):
         return None
-    if not all(metric in run.right or metric in run.overlaps for run in outcomes):
-        return None
 
     covariance = _covariance(outcomes, metric)
     if covariance is None:
@@ -100,8 +98,6 @@ def crossed_covariance(metric: str, four: Sequence[Runs]) -> float | None:
     """
     searches = list(four[0])
     outcomes = [runs[search] for runs in four for search in searches]
-    if not all(metric in run.right or metric in run.overlaps for run in outcomes):
-        return None
     covariance = _covariance(outcomes, metric)
     if covariance is None:
         return None
@@ -139,8 +135,11 @@ def _between_seeds(
 
 
 def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
-    """Compute the covariance (R, R) of the runs' scores over draws of the test sets; None if it
-    cannot be estimated. Test sets of which it is unknown whether they overlap count as apart."""
+    """Compute the covariance (R, R) of the runs' scores over draws of the test sets; None if a run
+    lacks the metric, or it cannot be estimated. Test sets of which it is unknown whether they
+    overlap count as apart."""
+    if not all(metric in run.right or metric in run.overlaps for run in outcomes):
+        return None
     covariance = np.zeros((len(outcomes), len(outcomes)))
     test_sets = np.array([run.test_set for run in outcomes])
     for test_set in dict.fromkeys(test_sets.tolist()):
