@@ -4,6 +4,7 @@ of the sampler's cap at 250 trials.
 
     python benchmarks/search_efficiency.py                                  # all tables, 20 seeds
     python benchmarks/search_efficiency.py --tables head-glyphs --seeds 5
+    python benchmarks/search_efficiency.py --record      # the same, into docs/results/
     python benchmarks/search_efficiency.py --warm-start  # begun with the best of a related table
     python benchmarks/search_efficiency.py --cap  # 1,000 trials, model with and without the cap
 
@@ -42,6 +43,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 import tune.search.sampler
+from benchmarks.record_file import write_results
 from benchmarks.search_tables import RELATED, Table, tables
 from trainables.base import Trainable, TrainConfig
 from trainables.config import build, config, flatten
@@ -351,6 +353,29 @@ def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Cont
         yield "learning curves", curves, CONTESTANTS
 
 
+def record(found: list[Table], seeds: int, trials: int) -> None:
+    """Write trials and epochs of every search to docs/results/search_efficiency.json."""
+    searches = []
+    for _, some, contestants in parts(found):
+        results = measure(some, contestants, seeds, trials)
+        for name, result in results.items():
+            for table, runs in zip(some, result, strict=True):
+                searches.append(
+                    {
+                        "part": "final values" if table.epochs == 1 else "curves",
+                        "table": table.name,
+                        "searcher": name,
+                        "trials": runs[:, 0].tolist(),
+                        "epochs": runs[:, 1].tolist(),
+                    }
+                )
+    shares = [{"table": one.name, "reach_the_target": round(one.share, 4)} for one in found]
+    write_results(
+        "search_efficiency",
+        {"seeds": seeds, "most_trials": trials, "tables": shares, "searches": searches},
+    )
+
+
 WARM: dict[str, Sequence[int] | None] = {"all at once": None, "in turn": TURNS}
 """Ways to use the best of an earlier study -> their turns."""
 
@@ -440,6 +465,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--warm-start", action="store_true")
     parser.add_argument("--cap", action="store_true")
+    parser.add_argument("--record", action="store_true", help="docs/results/search_efficiency.json")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.warm_start:
@@ -447,6 +473,9 @@ def main() -> None:
         return
     if options.cap:
         cap(options.seeds, 1000, options.tables or ["kc1"])
+        return
+    if options.record:
+        record(tables(options.tables), options.seeds, options.trials)
         return
     for title, found, contestants in parts(tables(options.tables)):
         print(f"== {title}")

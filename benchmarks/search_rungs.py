@@ -5,6 +5,7 @@ with later values is below .5, not only if it is so by a standard error (version
 
     python benchmarks/search_rungs.py             # 60 seeds; an hour of CPU
     python benchmarks/search_rungs.py --seeds 10
+    python benchmarks/search_rungs.py --record    # versions 2, 3 and 4, into docs/results/
 
 The study is the real one, on recorded learning curves (`search_tables.py`), with two trials at a
 time. Noise, where used, is added to every epoch, in standard deviations of the table's values. The
@@ -26,6 +27,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import optuna
 
+from benchmarks.record_file import write_results
 from benchmarks.search_efficiency import AT_A_TIME, OurStudy, race
 from benchmarks.search_regret import BUDGETS, RESAMPLES, Whole, best_so_far, ratio
 from benchmarks.search_tables import CURVES, REPORTED, Table, tables
@@ -40,6 +43,10 @@ from tune.search.pruner import DurableHalving, curves_of
 from tune.search.rungs import LATEST, RULES, RungRule, check_rungs
 
 SMALL = 16
+ERRORS_AT = (0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
+"""True correlations of early rungs with the end, for which errors of the check are counted."""
+STUDIES = 200
+"""Simulated studies for each of them."""
 
 
 class MeanOfQuarter(RungRule):
@@ -71,6 +78,15 @@ class Setting:
     best_default: bool = False
     slow: bool = False
     """In the first two epochs nothing is learnt, so that they say nothing about the end."""
+
+    @property
+    def change(self) -> str:
+        """Name of what differs from the recorded tables."""
+        if self.best_default:
+            return "best default"
+        if self.slow:
+            return "slow start"
+        return f"noise {self.noise:g}" if self.noise else "none"
 
     def __str__(self) -> str:
         default = ", the default is the best" if self.best_default else ""
@@ -238,10 +254,59 @@ def show_errors(studies: int) -> None:
     print(f"== rungs at 1/12 and 1/6 that were off at least once, {studies} studies")
     for version in (3, 4):
         shares = []
-        for correlation in (0.9, 0.8, 0.65, 0.5, 0.3, 0.0):
+        for correlation in ERRORS_AT:
             first, second = often_off(version, correlation, studies)
             shares.append(f"{correlation:g}: {first:.2f} {second:.2f}")
         print(f"  version {version}   {'   '.join(shares)}", flush=True)
+
+
+def record(seeds: int, studies: int) -> None:
+    """Measure versions 2, 3 and 4, without noise, into docs/results/search_rungs.json.
+
+    All searches of a seed come before the next seed, and the file is written after each, so an
+    interrupted measurement leaves whole seeds.
+    """
+    errors = [
+        {
+            "version": version,
+            "correlation": correlation,
+            "off": often_off(version, correlation, studies),
+        }
+        for version in (3, 4)
+        for correlation in ERRORS_AT
+    ]
+    cases = [
+        (setting, table, version)
+        for setting in SETTINGS
+        if not setting.noise
+        for table in (_prepared(one, setting) for one in tables(setting.names))
+        for version in (2, 3, 4)
+    ]
+    searches = [_entry(*case) for case in cases]
+    for seed in range(seeds):
+        for (setting, table, version), entry in zip(cases, searches, strict=True):
+            with mock.patch.dict(RULES, {LATEST: RULES[version]}):
+                if not setting.best_default:
+                    values = regrets(table, setting, seed)
+                    entry["regrets"].append([round(value, 4) for value in values])
+                trainings, alone = small_study(table, setting, seed)
+            entry["trainings"].append(round(trainings, 3))
+            entry["alone"].append(int(alone))
+        found = {"seeds": seed + 1, "studies": studies, "errors": errors, "searches": searches}
+        write_results("search_rungs", found)
+
+
+def _entry(setting: Setting, table: Table, version: int) -> dict[str, Any]:
+    """Return the entry of a record, without values."""
+    return {
+        "tables": "tuned" if setting.names == CURVES else "reported",
+        "change": setting.change,
+        "table": table.name,
+        "version": version,
+        "regrets": [],
+        "trainings": [],
+        "alone": [],
+    }
 
 
 def main() -> None:
@@ -251,10 +316,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--errors", action="store_true", help="only of the check of a rung")
+    parser.add_argument(
+        "--record", action="store_true", help="write docs/results/search_rungs.json"
+    )
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.record:
+        record(options.seeds, STUDIES)
+        return
     if options.errors:
-        show_errors(studies=200)
+        show_errors(STUDIES)
         return
     for setting in SETTINGS:
         show(setting, options.variants, options.seeds)
