@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import experiment_page as figures
 from tests import REPO
 from tests.studies import POOR, finished
 from tests.tune.cli.test_searches import MEANS, write_searches
@@ -42,7 +43,7 @@ def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Pa
     write_searches(tmp_path)
     found: dict[str, Any] = results.record("classify", tmp_path, "make table")
     assert json.loads(json.dumps(found)) == found
-    rows = results.comparison_settings(found).strip().split("\n")
+    rows = figures.comparison_settings(found).strip().split("\n")
     cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
     low, high = stats.t.interval(0.95, 4, np.mean(MEANS["A"]), stats.sem(MEANS["A"]))
     expected = f"{np.mean(MEANS['A']):.3f} [{low:.3f}, {high:.3f}]".replace("0.", ".")
@@ -50,11 +51,11 @@ def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Pa
     assert cells[6] == expected
     assert cells[7] == f"{np.std(MEANS['A'], ddof=1):.3f}"[1:]
 
-    assert results.comparison_kept(found) == "0 of 25"
+    assert figures.comparison_kept(found) == "0 of 25"
     found["settings"]["B"]["configurations"][2] = DEFAULT
-    assert results.comparison_kept(found) == "1 of 25"
-    assert results.NOT_RECORDED in results.comparison_source(found)
-    differences = results.comparison_differences(found)
+    assert figures.comparison_kept(found) == "1 of 25"
+    assert figures.NOT_RECORDED in figures.comparison_source(found)
+    differences = figures.comparison_differences(found)
     assert "| C is better |" in differences
     assert "| E - D: the same, backbone frozen |" in differences
     assert "| not decided |" in differences
@@ -67,14 +68,14 @@ def test_what_searches_share_widens_the_intervals(results: ModuleType, tmp_path:
         setting["shared"] = 0.01**2
     found["sampling_variance"] = dict.fromkeys(found["questions"], 0.02**2)
 
-    cell = results.comparison_settings(found).strip().split("\n")[2].split("|")[7].strip()
+    cell = figures.comparison_settings(found).strip().split("\n")[2].split("|")[7].strip()
     half = np.hypot(stats.t.ppf(0.975, 4) * stats.sem(MEANS["A"]), 0.01 * stats.norm.ppf(0.975))
     mean = np.mean(MEANS["A"])
     assert cell == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]".replace("0.", ".")
-    assert results.NOT_RECORDED not in results.comparison_source(found)
+    assert figures.NOT_RECORDED not in figures.comparison_source(found)
 
     row = next(
-        line for line in results.comparison_differences(found).split("\n") if "| C - A" in line
+        line for line in figures.comparison_differences(found).split("\n") if "| C - A" in line
     )
     gains = np.subtract(MEANS["C"], MEANS["A"])
     half = np.hypot(stats.t.ppf(0.975, 4) * stats.sem(gains), 0.02 * stats.norm.ppf(0.975))
@@ -88,11 +89,11 @@ def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -
     scores = [m["test/top1"] for (n, _), m in study.finals().items() if n == number]
     assert found["scores"]["trial"] == scores
     assert len(found["scores"]["default"]) == 3
-    gain = results.study_estimates(found)["gain"]
+    gain = figures.study_estimates(found)["gain"]
     assert gain.mean == pytest.approx(np.mean(scores) - np.mean(found["scores"]["default"]))
-    assert results.study_cell(found).startswith(results.short(np.mean(found["scores"]["default"])))
-    assert results.study_cell(found | {"answer": 0}).startswith("the default: ")
-    assert "which validation prefers" in results.study_sentence(found | {"answer": 0})
+    assert figures.study_cell(found).startswith(figures.short(np.mean(found["scores"]["default"])))
+    assert figures.study_cell(found | {"answer": 0}).startswith("the default: ")
+    assert "which validation prefers" in figures.study_sentence(found | {"answer": 0})
 
 
 def test_studies_together_are_one_observation_each(results: ModuleType) -> None:
@@ -106,7 +107,7 @@ def test_studies_together_are_one_observation_each(results: ModuleType) -> None:
             "sampling_variance": {"trial": None, "default": None, "gain": None},
         }
 
-    text = results.studies_together([result(0.01), result(0.05)])
+    text = figures.studies_together([result(0.01), result(0.05)])
 
     low, high = stats.t.interval(0.95, 1, 0.03, stats.sem([0.01, 0.05]))
     assert f".030 [{low:.3f}, {high:.3f}]".replace("0.", ".") in text
@@ -144,5 +145,5 @@ def test_tables_under_different_seeds_decide_nothing_in_opposite_ways(
 def _verdicts(results: ModuleType, name: str) -> dict[str, str]:
     """Return the verdict of each question in a recorded table."""
     record = json.loads((REPO / f"docs/results/{name}.json").read_text())
-    text = results.comparison_differences(record)
+    text = figures.comparison_differences(record)
     return dict(re.findall(r"^\| (\S+ - \S+): .* \| (.*) \|$", text, re.M))
