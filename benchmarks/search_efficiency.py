@@ -354,26 +354,34 @@ def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Cont
 
 
 def record(found: list[Table], seeds: int, trials: int) -> None:
-    """Write trials and epochs of every search to docs/results/search_efficiency.json."""
-    searches = []
-    for _, some, contestants in parts(found):
-        results = measure(some, contestants, seeds, trials)
-        for name, result in results.items():
-            for table, runs in zip(some, result, strict=True):
-                searches.append(
-                    {
-                        "part": "final values" if table.epochs == 1 else "curves",
-                        "table": table.name,
-                        "searcher": name,
-                        "trials": runs[:, 0].tolist(),
-                        "epochs": runs[:, 1].tolist(),
-                    }
-                )
-    shares = [{"table": one.name, "reach_the_target": round(one.share, 4)} for one in found]
-    write_results(
-        "search_efficiency",
-        {"seeds": seeds, "most_trials": trials, "tables": shares, "searches": searches},
-    )
+    """Write trials and epochs of every search to docs/results/search_efficiency.json.
+
+    All searches of a seed come before the next seed, and the file is written after each, so an
+    interrupted measurement leaves whole seeds.
+    """
+    cases = [
+        (table, name, contestant)
+        for _, some, contestants in parts(found)
+        for table in some
+        for name, contestant in contestants.items()
+    ]
+    searches: list[dict[str, Any]] = [
+        {
+            "part": "final values" if table.epochs == 1 else "curves",
+            "table": table.name,
+            "searcher": name,
+            "trials": [],
+            "epochs": [],
+        }
+        for table, name, _ in cases
+    ]
+    for seed in range(seeds):
+        for (table, _, contestant), entry in zip(cases, searches, strict=True):
+            begun, epochs = race(contestant(table, seed, trials), table, trials)
+            entry["trials"].append(begun)
+            entry["epochs"].append(epochs)
+        about = {"seeds": seed + 1, "most_trials": trials}
+        write_results("search_efficiency", {**about, "searches": searches})
 
 
 WARM: dict[str, Sequence[int] | None] = {"all at once": None, "in turn": TURNS}
