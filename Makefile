@@ -15,7 +15,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 .PHONY: help run table ui
-.PHONY: test test-heavy test-slow test-crash soak lint calibration docs check bench gpu-check
+.PHONY: test test-heavy test-slow test-crash soak lint calibration docs check bench bench-record gpu-check
 .PHONY: cluster-check cluster-up cluster-lab lock image clean
 
 help:  ## this list
@@ -93,8 +93,8 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 # Those that are no claim against a peer: what records and reads tables, what compares two checkouts, what compares our own defaults, for hours,
 # and what simulates verdicts.
 NO_CLAIM := $(addprefix benchmarks/,against.py classify_default.py density.py earlier_winners.py fewshot_default.py mutation.py record_curves.py same_numbers.py search_rungs.py search_tables.py \
-	evidence_page.py gpu_check.py gpu_work.py record_file.py record_seeds.py recorded_seeds.py results.py search_luck.py \
-	scenes.py search_cqr.py search_optuna.py search_peers.py search_regret.py search_variants.py table_intervals.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
+	evidence_page.py gpu_check.py gpu_work.py record_file.py record_seeds.py record_speed.py recorded_seeds.py results.py search_luck.py \
+	scenes.py search_cqr.py search_optuna.py search_peers.py search_regret.py search_variants.py speed_claims.py speed_page.py speed_records.py table_intervals.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
 BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 gpu-check: $(VENV)/installed  ## every claim about GPUs, on the card of this machine: under 8 minutes (docs/gpu.md)
 	$(BIN)/python benchmarks/gpu_check.py $(OPTIONS)
@@ -102,6 +102,10 @@ gpu-check: $(VENV)/installed  ## every claim about GPUs, on the card of this mac
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'
 	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-record: $(VENV)/installed  ## the records of docs/benchmarks.md, on a quiet machine: 40 minutes
+	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'
+	$(BIN)/python benchmarks/record_speed.py $(OPTIONS)
 
 lock: $(VENV)/installed  ## constraints-cpu.txt and constraints-cuda.txt, from what is installed
 	$(BIN)/python -m pip install --quiet uv

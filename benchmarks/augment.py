@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import kornia.augmentation as K
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.view_config import PRESETS, AugmentConfig
 from trainables.augment.views import Augment
@@ -86,7 +88,8 @@ def seconds_per_image(loader: Loader, positions: np.ndarray, batch: int) -> floa
     return (time.process_time() - start) / len(positions)
 
 
-def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> None:
+def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Print and return the seconds per image of each contender, round by round."""
     rng = np.random.default_rng(0)
     path = folder / f"{height}x{width}.npy"
     np.save(path, rng.integers(0, 256, (4 * args.batch, 3, height, width), dtype=np.uint8))
@@ -114,6 +117,8 @@ def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> 
     for name, taken in times.items():
         ratio = statistics.median(theirs / mine for theirs, mine in zip(taken, first, strict=True))
         print(f"{name:34}{1 / statistics.median(taken):10.0f}{ratio:23.1f}x")
+    seconds = {name: rounded(taken) for name, taken in times.items()}
+    return {"height": height, "width": width, "seconds": seconds}
 
 
 def main() -> None:
@@ -129,12 +134,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the output, pixels")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    add_record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        for height, width in ((84, 84), (375, 500)):
-            compare(height, width, args, Path(folder))
+        inputs = [
+            compare(height, width, args, Path(folder)) for height, width in ((84, 84), (375, 500))
+        ]
+    about = {"policy": args.policy, "view": args.view, "size": args.size, "batch": args.batch}
+    record_speed(args.record, about | {"inputs": inputs})
 
 
 if __name__ == "__main__":

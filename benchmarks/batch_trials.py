@@ -29,11 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed
+
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 CLAIM = 5
 LENGTHS = {
     "digits": ["--data", "digits"],
@@ -106,9 +109,25 @@ def trial_seconds(events: list[dict[str, Any]]) -> float:
     return statistics.median((ends[trial] - starts[trial]) / 1000 for trial in ends)
 
 
-def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float, float, float]:
-    """Run both, seed by seed, and print a table. Return the seconds of a trial and the median
-    ratios to the target and for all trials."""
+@dataclass(frozen=True)
+class Compared:
+    """Both runs under one seed; the seconds of {peer: ...}."""
+
+    length: str
+    seed: int
+    target: float
+    to_target: dict[str, float]
+    all_trials: dict[str, float]
+    wall: dict[str, float]
+    trial_seconds: float
+    """Seconds of a trial that trained to its end, one by one."""
+
+    def times_shorter(self, seconds: dict[str, float]) -> float:
+        return seconds["one by one"] / seconds["batched"]
+
+
+def compare(name: str, options: argparse.Namespace, folder: Path) -> list[Compared]:
+    """Run both, seed by seed, and print a table."""
     extra = LENGTHS[name]
     peers = {  # the batched run first: it pays for features that the warm-up did not compute
         "batched": ["--batch-trials", str(options.width)],
@@ -117,7 +136,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
     backbone = folder / "backbone.pt"
     make_backbone(backbone, extra[1])
     run(folder / "warm", backbone, 99, options.trials, [*peers["batched"], *extra[:2]])
-    ratios, whole, lengths = [], [], []
+    compared = []
     for seed in range(options.seeds):
         found = {
             peer: run(folder / f"{peer}-{seed}", backbone, seed, options.trials, words + extra)
@@ -126,9 +145,17 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
         curves = {peer: best_so_far(result["events"]) for peer, result in found.items()}
         target = min(curve[-1][1] for curve in curves.values())
         seconds = {peer: reached(curve, target) for peer, curve in curves.items()}
-        ratios.append(seconds["one by one"] / seconds["batched"])
-        whole.append(curves["one by one"][-1][0] / curves["batched"][-1][0])
-        lengths.append(trial_seconds(found["one by one"]["events"]))
+        compared.append(
+            Compared(
+                length=name,
+                seed=seed,
+                target=target,
+                to_target=seconds,
+                all_trials={peer: curve[-1][0] for peer, curve in curves.items()},
+                wall={peer: result["wall"] for peer, result in found.items()},
+                trial_seconds=trial_seconds(found["one by one"]["events"]),
+            )
+        )
         for peer, result in found.items():
             print(
                 f"{name} seed {seed} {peer:>10}: best {curves[peer][-1][1]:.4f}, "
@@ -136,15 +163,24 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
                 f"{result['wall']:6.1f} s wall",
                 flush=True,
             )
-    length = statistics.median(lengths)
-    shown = ", ".join(f"{each:.1f}" for each in ratios)
-    all_trials = ", ".join(f"{each:.1f}" for each in whole)
+    length = statistics.median(one.trial_seconds for one in compared)
+    shown = ", ".join(f"{one.times_shorter(one.to_target):.1f}" for one in compared)
+    all_trials = ", ".join(f"{one.times_shorter(one.all_trials):.1f}" for one in compared)
     print(
         f"{name}: trials of {length:.2f} s; {shown} times shorter to the target "
         f"(claim: {CLAIM}), {all_trials} for all trials",
         flush=True,
     )
-    return length, statistics.median(ratios), statistics.median(whole)
+    return compared
+
+
+def medians(compared: list[Compared]) -> tuple[float, float, float]:
+    """Return the seconds of a trial and the ratios to the target and for all trials."""
+    return (
+        statistics.median(one.trial_seconds for one in compared),
+        statistics.median(one.times_shorter(one.to_target) for one in compared),
+        statistics.median(one.times_shorter(one.all_trials) for one in compared),
+    )
 
 
 def break_even(points: list[tuple[float, float]]) -> str:
@@ -166,27 +202,32 @@ def break_even(points: list[tuple[float, float]]) -> str:
 STEPS = 120
 
 
-def time_steps(width: int) -> None:
-    """Print CPU and wall seconds of STEPS steps of `width` heads of the default space on one core,
-    one by one and all together, with 10 and with 209 classes."""
+def time_steps(width: int, turns: int) -> list[dict[str, Any]]:
+    """Print and return CPU and wall seconds of STEPS steps of `width` heads of the default space on
+    one core, one by one and all together, with 10 and with 209 classes."""
+    found = []
     for data in ("digits", "glyphs"):
-        with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
-            time_steps_on(data, width, Path(scratch))
+        for _ in range(turns):
+            with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
+                found += time_steps_on(data, width, Path(scratch))
+    return found
 
 
-def time_steps_on(data: str, width: int, folder: Path) -> None:
+def time_steps_on(data: str, width: int, folder: Path) -> list[dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
     backbone = folder / "backbone.pt"
     make_backbone(backbone, data)
     alone = 0.0
+    found = []
     for name in ("one by one", "together"):
         members = some_members(width, data, backbone, folder / name)
         began, cpu = time.perf_counter(), time.process_time()
         train(members, together=name == "together")
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
         alone = alone or cpu
+        found.append({"data": data, "way": name, "cpu": cpu, "wall": wall})
         print(
             f"{data}, {width} heads, {STEPS} steps, {name:>10}: {wall:5.2f} s wall, "
             f"{cpu:5.2f} s CPU, "
@@ -194,6 +235,7 @@ def time_steps_on(data: str, width: int, folder: Path) -> None:
             f"{alone / cpu:.1f} times less",
             flush=True,
         )
+    return found
 
 
 def some_members(width: int, data_name: str, backbone: Path, folder: Path) -> list[Any]:
@@ -261,17 +303,26 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--only", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--turns", type=int, default=1, help="of --steps")
+    add_record_option(parser)
     options = parser.parse_args()
+    about = {"width": options.width}
     if options.steps:
-        time_steps(options.width)
+        runs = time_steps(options.width, options.turns)
+        record_speed(options.record, about | {"steps": STEPS, "runs": runs})
         return
 
+    studies: list[Compared] = []
     points = []
     for name in options.only:
         with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
-            points.append(compare(name, options, Path(scratch)))
+            compared = compare(name, options, Path(scratch))
+            studies += compared
+            points.append(medians(compared))
     print("to the target:", break_even([(length, ratio) for length, ratio, _ in points]))
     print("for all trials:", break_even([(length, ratio) for length, _, ratio in points]))
+    about |= {"trials": options.trials, "cores": os.cpu_count()}
+    record_speed(options.record, about | {"studies": [asdict(one) for one in studies]})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from benchmarks.thousand_trials import EXPERIMENT, Meter, open_study
 from tune.execution.ray_session import _loopback
 from tune.execution.ray_tune import search
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--torch", action="store_true", help="trials of a real trainable, which trains nothing"
     )
+    add_record_option(parser)
     options = parser.parse_args()
     if options.workers % options.nodes or options.trials < 4 * options.workers:
         parser.error(
@@ -147,6 +149,11 @@ def main() -> None:
                     search(study, WithoutTorch(), concurrent=None, gpus_per_worker=None)  # type: ignore[arg-type]
             assert study.finished() == options.trials
             show(meter, options.workers, options.epochs)
+            about = ("workers", "nodes", "trials", "epochs", "block", "torch")
+            # CPU seconds of the driver and of the study's calls
+            marks = [rounded((mark[1], mark[3])) for mark in meter.marks]
+            found = {name: getattr(options, name) for name in about} | {"marks": marks}
+            record_speed(options.record, found)
         finally:
             study.close()
             ray.shutdown()

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from trainables.backbone.export import save_backbone
 from trainables.backbone.initial import InitConfig
 from trainables.base import Metrics
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256, help="of training")
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=2, help="of a turn")
+    add_record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(
@@ -160,6 +162,21 @@ def report(
         f"val/top1 {top1[0]:.4f} and {top1[1]:.4f}: "
         f"{'equal' if top1[0] == top1[1] else 'DIFFERENT'}"
     )
+    about = {
+        "backbone": options.backbone,
+        "image_size": options.image_size,
+        "images": options.images,
+        "batch": config.train.batch_size,
+        "views": config.features.views,
+    }
+    results = {
+        "building": round(building, 3),
+        "losses": losses,
+        "val_loss": [m["val/loss"] for m in metrics],
+        "top1": top1,
+        "turns": [rounded(turn) for turn in turns],
+    }
+    record_speed(options.record, about | results)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
 from trainables.data import IGNORE
@@ -109,11 +110,13 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    add_record_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
     random.seed(0)
+    found = []
     for size in args.sizes:
         images = torch.randint(0, 256, (args.batch, 3, size, size), dtype=torch.uint8)
         masks = torch.randint(0, 6, (args.batch, size, size), dtype=torch.uint8)
@@ -137,6 +140,9 @@ def main() -> None:
                 f"{name:34}{args.batch / statistics.median(taken):10.0f} pairs/s   vistune is "
                 f"faster by {ratio:.1f}x"
             )
+        seconds = {name: rounded(taken) for name, taken in times.items()}
+        found.append({"size": size, "seconds": seconds})
+    record_speed(args.record, {"batch": args.batch, "sizes": found})
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from byol_pytorch import BYOL as Learner
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from trainables.augment.views import Augment
 from trainables.backbone.networks import build_backbone
 from trainables.base import Metrics
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="steps of an epoch")
     parser.add_argument("--epochs", type=int, default=13)
     parser.add_argument("--preset", action="store_true", help="the tiny preset as it is today")
+    add_record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     values = EXPERIMENTS["ssl"].presets["tiny"] | ({} if options.preset else FIXED)
@@ -236,6 +238,9 @@ def main() -> None:
         f"overhead {overhead:+.1f} %, at most {CLAIM_PERCENT:.0f} % claimed: "
         f"{'holds' if overhead <= CLAIM_PERCENT else 'FAILS'}"
     )
+    about = {"batch": config.train.batch_size, "steps": options.steps}
+    turns = {name: [rounded(turn) for turn in taken] for name, taken in times.items()}
+    record_speed(options.record, about | {"turns": turns})
 
 
 if __name__ == "__main__":

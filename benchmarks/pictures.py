@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.record_file import add_record_option, record_speed
 from trainables.plots.draw import KINDS
 from tune.reports.drawing_process import DrawingProcess
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of a study; default: one is made")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="a folder for the pictures")
+    add_record_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pictures-") as scratch:
         study = options.folder or make_study(Path(scratch))
@@ -115,6 +117,7 @@ def main() -> None:
     print(f"{pictures} pictures a trial; medians of {options.turns}; load {os.getloadavg()[0]:.1f}")
     for name in turns[0]:
         print(f"{name:30}{statistics.median(turn[name] for turn in turns):8.2f} s")
+    record_speed(options.record, {"pictures": pictures, "turns": turns})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
 """The records that documents quote: the results of a benchmark with its command, commit and
-machine, in `docs/results/`."""
+machine, in `docs/results/`. Those about speed are in `docs/results/speed/`."""
 
+import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results"
+SPEED = RESULTS / "speed"
+LOAD = os.getloadavg()[0]
+"""Load average of the machine when the script began."""
 
 
 def commit() -> str:
@@ -30,7 +36,7 @@ def write_results(name: str, found: dict[str, Any]) -> None:
     """Write `docs/results/<name>.json` with one line for each entry of a list, so that diffs are
     readable."""
     head = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "commit": commit(),
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
@@ -42,8 +48,35 @@ def write_results(name: str, found: dict[str, Any]) -> None:
             lines.append(f" {json.dumps(key)}: [\n{entries}\n ]")
         else:
             lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def add_record_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--record [NAME]`. The name of the script is the default."""
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const=Path(sys.argv[0]).stem,
+        metavar="NAME",
+        help="also write docs/results/speed/NAME.json, which docs/benchmarks.md is rendered from",
+    )
+
+
+def record_speed(name: str | None, found: dict[str, Any]) -> None:
+    """Write the record of a script about speed, if `--record` has named one.
+
+    Args:
+        name: in docs/results/speed; an absolute path leads elsewhere.
+    """
+    if name is not None:
+        write_results(str(SPEED / name), {"load": round(LOAD, 2)} | found)
+
+
+def rounded(seconds: Iterable[float]) -> list[float]:
+    """Return times to the microsecond."""
+    return [round(one, 6) for one in seconds]
 
 
 def machine() -> str:

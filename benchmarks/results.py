@@ -24,6 +24,7 @@ from benchmarks.experiment_page import FIGURES, PARTS, TOGETHER
 from benchmarks.label_free_report import objectives_table
 from benchmarks.record_file import RESULTS, machine
 from benchmarks.search_regret import peers_table
+from benchmarks.speed_page import FIGURES as OF_SPEED
 from search_spaces.settings import sides
 from trainables.files import write_atomically
 from tune.reports.pooled_row import outcomes_of_searches
@@ -126,6 +127,7 @@ OF_BENCHMARKS: dict[str, Callable[[], str]] = {
     "label_free.objectives": lambda: f"\n{objectives_table()}\n",
     "search_regret.peers": lambda: f"\n{peers_table()}\n",
     **FIGURES,
+    **OF_SPEED,
 }
 """Figures that are no part of one record of a study or comparison."""
 

@@ -28,11 +28,12 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from process_meter import MARK, Meter, kill, marked
+from record_file import add_record_option, record_speed
 
 REPO = Path(__file__).resolve().parents[1]
 SIZE = 28
@@ -242,9 +243,13 @@ def _await_end(mark: str) -> None:
         time.sleep(0.2)
 
 
-def run_all(trials: list[int], runs: int, only: list[str]) -> None:
+Found = dict[tuple[str, int], list[Measured]]
+"""Contender and number of trials -> its runs."""
+
+
+def run_all(trials: list[int], runs: int, only: list[str]) -> Found:
     cache = Path(tempfile.mkdtemp(prefix="side-cache-"))
-    found: dict[tuple[str, int], list[Measured]] = {}
+    found: Found = {}
     try:
         measure(CONTENDERS["vistune --local, no pictures"], 1, cache)
         for number in trials:
@@ -256,9 +261,10 @@ def run_all(trials: list[int], runs: int, only: list[str]) -> None:
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     show(found, trials, only)
+    return found
 
 
-def show(found: dict[tuple[str, int], list[Measured]], trials: list[int], names: list[str]) -> None:
+def show(found: Found, trials: list[int], names: list[str]) -> None:
     print(f"medians; load {os.getloadavg()[0]:.1f}; {os.cpu_count()} cores")
     head = "".join(f"{f'{n}: CPU s':>12}{'wall s':>9}{'behind':>8}" for n in trials)
     print(f"{'trials':30}{head}")
@@ -296,12 +302,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, action="append", help="repeatable; default: 4 and 12")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="repeatable")
+    add_record_option(parser)
     parser.add_argument("--contender", choices=WRITTEN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
         WRITTEN[options.contender](options.trials[0], Path.cwd())
         return
-    run_all(options.trials or [4, 12], options.runs, options.only or list(CONTENDERS))
+    found = run_all(options.trials or [4, 12], options.runs, options.only or list(CONTENDERS))
+    measured = [
+        {"contender": name, "trials": trials} | asdict(one)
+        for (name, trials), runs in found.items()
+        for one in runs
+    ]
+    record_speed(options.record, {"runs": measured})
 
 
 if __name__ == "__main__":

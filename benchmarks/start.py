@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from process_meter import COMMAND, MARK, kill
+from record_file import add_record_option, record_speed
 
 REPO = Path(__file__).resolve().parents[1]
 PROBE = REPO / "benchmarks" / "start_probe"
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--only", choices=ALL, action="append")
     parser.add_argument("--cache", type=Path, help="a warm cache; default: made by a first start")
+    add_record_option(parser)
     options = parser.parse_args()
 
     chosen = {name: ALL[name] for name in options.only or CONTENDERS}
@@ -177,6 +179,16 @@ def main() -> None:
         if options.cache is None:
             shutil.rmtree(cache, ignore_errors=True)
     report(measured)
+    record_speed(
+        options.record,
+        {
+            "starts": [
+                {"contender": name, "wall": start.wall, "cpu": start.cpu, "roles": start.roles}
+                for name, starts in measured.items()
+                for start in starts
+            ]
+        },
+    )
     if options.trace:
         for name, starts in measured.items():
             show_trace(name, starts[-1])

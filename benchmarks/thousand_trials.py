@@ -37,6 +37,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from torch import Tensor, nn
 
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from search_spaces.common import Suggest
 from trainables.base import Batch, Metrics, Trainable
 from trainables.byol import BYOLConfig
@@ -292,6 +293,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="reports of one trial")
     parser.add_argument("--block", type=int, default=100)
     parser.add_argument("--local", action="store_true")
+    add_record_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = Path(__file__).resolve().parents[1]
@@ -310,6 +312,10 @@ def main() -> None:
         assert study.finished() == options.trials
         show(meter)
         study.close()
+    about = {"trials": options.trials, "epochs": options.epochs, "block": options.block}
+    # wall and CPU seconds of the process, of the study's calls, and of the peer; MB
+    marks = [rounded(mark) for mark in meter.marks]
+    record_speed(options.record, about | {"marks": marks})
 
 
 if __name__ == "__main__":

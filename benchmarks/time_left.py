@@ -4,7 +4,7 @@ The logs are replayed as a run would have seen them, and its answers are compare
 that the run really took.
 
     python benchmarks/time_left.py
-    python benchmarks/time_left.py --record NAME STORAGE [GROUP]   # condense the logs of a run
+    python benchmarks/time_left.py --condense NAME STORAGE [GROUP]   # the logs of a run
 
 A log is replayed by its own clock, from the start of the first trial; before that, the time for
 imports, data and Ray cannot be known. At every tenth of the run the table shows the time left that
@@ -17,12 +17,15 @@ import argparse
 import itertools
 import json
 import lzma
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 from tune.experiments import EXPERIMENTS
 from tune.function import LENGTH
 from tune.study.agenda import Agenda, Expected, Own, Seen, occupied_seconds
@@ -80,7 +83,7 @@ class Told:
 # -- recorded logs
 
 
-def record(name: str, storage: Path, group: str) -> Path:
+def condense(name: str, storage: Path, group: str) -> Path:
     """Condense the logs of a study, or of all members of a group, to what the clock reads."""
     folders = sorted(path.parent for path in storage.glob(f"{group}*/study.json"))
     lines = [_condensed(folder, group) for folder in folders]
@@ -274,20 +277,32 @@ def report(name: str, told: list[Told]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", nargs="+", metavar="WORD")
+    parser.add_argument("--condense", nargs="+", metavar="WORD")
+    add_record_option(parser)
     parser.add_argument("logs", nargs="*", type=Path, help="default: all that are recorded")
     options = parser.parse_args()
-    if options.record:
-        name, storage, *group = options.record
-        print(record(name, Path(storage), group[0] if group else name))
+    if options.condense:
+        name, storage, *group = options.condense
+        print(condense(name, Path(storage), group[0] if group else name))
         return
 
     paths = options.logs or sorted(DATA.glob("*.jsonl.xz"))
-    results = {path.name: report(path.name, list(replay(read(path)))) for path in paths}
+    told = {path.name: list(replay(read(path))) for path in paths}
+    results = {name: report(name, answers) for name, answers in told.items()}
     failed = [name for name, holds in results.items() if not holds]
     print(f"\nwithin {BOUND:.0%} from tenth {FROM} on: {len(paths) - len(failed)} of {len(paths)}")
     for name in failed:
         print(f"not: {name}")
+    runs = [
+        {
+            "name": name.partition(".")[0],
+            "whole": answers[0].whole,
+            "left": [one.left for one in answers],
+            "true": rounded(one.true for one in answers),
+        }
+        for name, answers in told.items()
+    ]
+    record_speed(options.record, {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ import argparse
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
 
 METRICS = [
     "val/knn_top1",
@@ -105,6 +109,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--reports", type=int, default=200)
+    add_record_option(parser)
     options = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     here = Path(__file__).resolve().parents[1]
@@ -129,6 +134,7 @@ def main() -> None:
             sum(peer) / sum(rows[name]),
         )
         print(f"{name:44} is {ratio:.0f} times cheaper by the medians, {totals:.0f} by the totals")
+    record_speed(options.record, {"seconds": {name: rounded(row) for name, row in rows.items()}})
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record_file import add_record_option, record_speed, rounded
+
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 EPOCHS = 3  # reports of a trial, one step each
 CLAIM = 50  # times shorter than with the nested pattern
 
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--vistune", type=int, default=40, metavar="TRIALS")
     parser.add_argument("--plain", type=int, default=6, metavar="TRIALS")
     parser.add_argument("--nested", type=int, default=3, metavar="TRIALS")
+    add_record_option(parser)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--trials", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -193,10 +196,12 @@ def main() -> None:
         f"{'max s':>9}{'gaps':>6}{'vistune is shorter by':>24}"
     )
     ours = None
+    found = {}
     for name, trials in zip(
         CONTENDERS, (options.vistune, options.plain, options.nested), strict=True
     ):
         measured = gaps(name, trials)
+        found[name] = rounded(measured)
         median = statistics.median(measured)
         ours = ours or median
         print(
@@ -208,6 +213,7 @@ def main() -> None:
         f"claim: at least {CLAIM} times shorter than the nested pattern: "
         f"{'holds' if median / ours >= CLAIM else 'FAILS'}"
     )
+    record_speed(options.record, {"gaps": found})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,369 @@
+"""Figures of docs/benchmarks.md and of pages that quote it, from the records of `record_speed.py`.
+
+A record has times alone. Ratios, and whether a claim holds, are computed at rendering.
+"""
+
+import contextlib
+import itertools
+import statistics
+from collections.abc import Callable
+
+from benchmarks.speed_claims import (
+    PEER_CPU,
+    ROWS,
+    STUDIES,
+    STUDY_CPU,
+    claims,
+    failed,
+    per_trial,
+    sooner,
+)
+from benchmarks.speed_records import (
+    NOT_RECORDED,
+    NotRecordedError,
+    Record,
+    block,
+    command,
+    decimal,
+    listed,
+    number,
+    percent,
+    ratios,
+    seconds,
+    speed,
+    times,
+)
+
+
+def source() -> str:
+    """Name machine, commit, date and load of all records."""
+    names = [*ROWS, *SECTIONS]
+    found = []
+    for name in names:
+        with contextlib.suppress(NotRecordedError):
+            found.append(speed(name))
+    if not found:
+        return NOT_RECORDED
+    loads = [record["load"] for record in found]
+    return (
+        f"{_all(found, 'machine')}; commit {_all(found, 'commit')}, {_all(found, 'date')}; load "
+        f"average at the start of a script {decimal(min(loads), 1)} to {decimal(max(loads), 1)} "
+        "(most of it the script before)"
+    )
+
+
+def _all(found: list[Record], key: str) -> str:
+    return listed(list(dict.fromkeys(record[key] for record in found)))
+
+
+def features_building() -> str:
+    """Say what building the features costs, and whether the results agree."""
+    record = speed("features")
+    slow = statistics.median(turn[1] for turn in record["turns"])
+    paid = record["building"] / slow
+    agree = all(round(a, 6) == round(b, 6) for a, b in (record["losses"], record["val_loss"]))
+    return (
+        f"The step does not include building the features: {record['views']} views of "
+        f"{record['images']} images cost {seconds(record['building'])} of CPU with "
+        f"{record['backbone']}, as much as {number(paid)} steps through it. With and without the "
+        "cache, the last training loss and val/loss "
+        f"{'agree in six digits' if agree else '**differ** within six digits'}."
+    )
+
+
+RUNS = {
+    "ssl-two-at-a-time": "`ssl`, 16 trials and 12 repeats, two at a time, quiet machine",
+    "function-interrupted": "a function, 16 trials and 6 repeats, interrupted and resumed",
+    "function-two-at-a-time": "a function, 12 trials and 6 repeats, two at a time on Ray",
+    "fewshot-three-studies": "three few-shot settings, one after another",
+    "classify-14-studies": "`classify --searches 2`, 14 studies, beside other programs",
+    "ssl-one-at-a-time": "`ssl` one at a time, while others made an epoch take 7 to 30 s",
+}
+BOUND, FROM = 0.25, 2
+"""The claim of `time_left.py`: largest error, and the first tenth of a run for which it holds."""
+
+
+def time_left() -> str:
+    """Return the table of errors of the predicted end."""
+    runs = {run["name"]: run for run in speed("time_left")["runs"]}
+    rows = []
+    for name, about in RUNS.items():
+        errors = _errors(runs[name])
+        shown = [_marked(errors[tenth - 1]) for tenth in (2, 5, 8)]
+        worst = max(map(abs, errors[FROM - 1 :]))
+        rows.append([about, _duration(runs[name]["whole"]), *shown, percent(worst)])
+    return block(["run", "lasted", "20 %", "50 %", "80 %", "largest from 20 % on"], rows)
+
+
+def time_left_holds() -> str:
+    """Say for how many runs the claim holds."""
+    runs = speed("time_left")["runs"]
+    held = sum(max(map(abs, _errors(run)[FROM - 1 :])) <= BOUND for run in runs)
+    return (
+        f"{held} of {len(runs)} runs meet the goal of {percent(BOUND)} from a fifth of the run on"
+    )
+
+
+def _errors(run: Record) -> list[float]:
+    """Return the errors of the end in each tenth, as shares of the run."""
+    pairs = zip(run["left"], run["true"], strict=True)
+    return [float("inf") if left is None else (left - true) / run["whole"] for left, true in pairs]
+
+
+def _marked(error: float) -> str:
+    text = percent(error)
+    return f"**{text}**" if abs(error) > BOUND else text
+
+
+def _duration(whole: float) -> str:
+    return f"{whole / 60:.0f} min" if whole >= 600 else f"{whole:.0f} s"
+
+
+STARTS = {
+    "Python with torch": ("a Python process that imports torch", None, None),
+    "vistune --local": ("**`vistune --local`**", None, 3),
+    "a bare Ray task with torch": ("a bare Ray task that imports torch", None, None),
+    "vistune": ("**vistune**", 8, 6),
+    "vistune --workers 2": ("**vistune, a trial of two workers**", None, 12),
+}
+"""Contender -> words, and the goals in s of CPU and of wall time."""
+
+
+def start() -> str:
+    """Return the table of starts."""
+    starts = [one for name in ("start", "start_workers") for one in speed(name)["starts"]]
+    rows = []
+    for name, (about, cpu_goal, wall_goal) in STARTS.items():
+        own = [one for one in starts if one["contender"] == name]
+        cpu, wall = (statistics.median(one[key] for one in own) for key in ("cpu", "wall"))
+        goals = [(cpu, cpu_goal, "CPU"), (wall, wall_goal, "wall time")]
+        asked = [(taken, goal, what) for taken, goal, what in goals if goal is not None]
+        verdict = "holds" if all(taken <= goal for taken, goal, _ in asked) else "**fails**"
+        words = " and ".join(f"{goal} s of {what}" for _, goal, what in asked)
+        goal = f"{words}: {verdict}" if asked else ""
+        rows.append([about, decimal(cpu, 1), decimal(wall, 1), goal])
+    return block(["from Enter to the end of the first step", "CPU s", "wall s", "goal"], rows)
+
+
+def start_parts() -> str:
+    """Say which processes the CPU seconds of a start on Ray are of."""
+    own = [one for one in speed("start")["starts"] if one["contender"] == "vistune"]
+    roles = dict.fromkeys(role for one in own for role in one["roles"])
+    found = {role: statistics.median(one["roles"].get(role, 0.0) for one in own) for role in roles}
+    most = sorted(found, key=lambda role: -found[role])[:4]
+    parts = [f"{role} {decimal(found[role], 1)}" for role in most]
+    total = statistics.median(one["cpu"] for one in own)
+    return (
+        f"Of the {decimal(total, 1)} CPU seconds of a start on Ray, {listed(parts)} are the largest"
+    )
+
+
+STEPS = {
+    "start": "the process with its imports",
+    "first trial": "its first trial",
+    "next trial": "another trial",
+    "of it embeddings": "of these: embeddings",
+    "of it predictions": "of these: predictions",
+    "the data": "the data, once",
+}
+
+
+def pictures() -> str:
+    """Return the table of what pictures cost."""
+    turns = speed("pictures")["turns"]
+    rows = []
+    for name in turns[0]:
+        words = STEPS.get(name.partition(",")[0])
+        if words and not name.endswith("wall"):
+            rows.append([words, decimal(statistics.median(turn[name] for turn in turns))])
+    return block(["CPU seconds of the drawing process", "now"], rows)
+
+
+def pictures_source() -> str:
+    record = speed("pictures")
+    return f"{command(record)} draws {record['pictures']} pictures of a trial"
+
+
+LOOP, TUTORIAL = "plain Optuna loop", "Ray's tutorial wiring"
+WIRINGS = {
+    LOOP: ("plain Optuna loop, one trial at a time", None, None),
+    TUTORIAL: ("Ray's tutorial wiring, two at a time", None, None),
+    "vistune --local, no pictures": ("`vistune --local --pictures none`", LOOP, 1.15),
+    "vistune --local": ("`vistune --local`", LOOP, 1.3),
+    "vistune, no pictures": ("`vistune --pictures none`, two at a time", LOOP, None),
+    "vistune": ("`vistune`, two at a time", TUTORIAL, 0.35),
+}
+"""Contender -> words, its peer, and the largest allowed ratio of CPU and of wall time."""
+
+
+def wirings() -> str:
+    """Return the table of whole commands beside what people would write."""
+    runs = [
+        run for name in ("side_by_side", "side_by_side_tutorial") for run in speed(name)["runs"]
+    ]
+    medians = {
+        name: [
+            statistics.median(run[key] for run in runs if run["contender"] == name)
+            for key in ("cpu", "wall", "behind")
+        ]
+        for name in WIRINGS
+    }
+    rows = []
+    for name, (about, peer, limit) in WIRINGS.items():
+        cells = [decimal(taken, 1) for taken in medians[name]]
+        count = sum(run["contender"] == name for run in runs)
+        beside = goal = ""
+        if peer is not None:
+            cpu, wall = ratios(medians[name][:2], medians[peer][:2])
+            beside = f"{decimal(cpu)} and {decimal(wall)} of the {peer.split()[-1]}"
+            beside = beside.replace("wiring", "tutorial")
+            if limit is not None:
+                verdict = "holds" if max(cpu, wall) <= limit else "**fails**"
+                goal = f"{decimal(limit)}: {verdict}"
+        rows.append([about, *cells, str(count), beside, goal])
+    header = ["12 trials", "CPU s", "wall s", "behind", "runs", "CPU and wall", "goal"]
+    return block(header, rows)
+
+
+FLAT = 1.25
+"""Allowed ratio of the last third of the blocks to the first, as in `cluster_64.py`."""
+
+
+def cluster() -> str:
+    """Return the table of the driver's cost with many workers."""
+    rows = []
+    for name in ("cluster_64", "cluster_8", "cluster_8_torch"):
+        try:
+            record = speed(name)
+        except NotRecordedError:
+            rows.append([f"`record_speed.py {name}`", *["-"] * 4, NOT_RECORDED])
+            continue
+        driver, study = cluster_blocks(record)
+        third = max(1, len(driver) // 3)
+        growth = statistics.fmean(driver[-third:]) / statistics.fmean(driver[:third])
+        mean = statistics.fmean(driver)
+        verdict = "holds" if growth <= FLAT else "**fails**"
+        about = f"{record['workers']} workers on {record['nodes']} nodes, {record['trials']} trials"
+        rows.append(
+            [
+                about + (" that import torch" if record["torch"] else ""),
+                decimal(mean, 1),
+                decimal(statistics.fmean(study), 1),
+                decimal(mean / record["epochs"], 1),
+                f"{decimal(growth)}: {verdict}" if len(driver) >= 6 else "-",
+                command(record),
+            ]
+        )
+    per_report, last = "a report", "last third / first (at most 1.25)"
+    header = ["", "driver CPU, ms a trial", "of which the study", per_report, last, "command"]
+    return block(header, rows)
+
+
+def cluster_blocks(record: Record) -> tuple[list[float], list[float]]:
+    """Return CPU ms a trial of the driver and of the study, without the blocks in which processes
+    start, and those in which nothing new begins."""
+    filled = -(-record["workers"] // record["block"])
+    marks = record["marks"][filled : len(record["marks"]) - filled]
+    driver, study = (
+        [1000 * (b[column] - a[column]) / record["block"] for a, b in itertools.pairwise(marks)]
+        for column in (0, 1)
+    )
+    return driver, study
+
+
+def comparison() -> str:
+    """Return the table of docs/comparison.md."""
+    gap, reports, local = speed("trial_gap"), speed("tracking"), speed("thousand_trials_local")
+    gaps = {name: statistics.median(found) for name, found in gap["gaps"].items()}
+    ours, _, peer = (statistics.median(found) for found in reports["seconds"].values())
+    study, optuna = (statistics.fmean(per_trial(local, c)) for c in (STUDY_CPU, PEER_CPU))
+    rows = [
+        [
+            "from one trial's end to the next one's first step",
+            seconds(gaps["vistune"]),
+            f"a plain Tune function {seconds(gaps['plain Tune function'])}, a nested "
+            f"`TorchTrainer` {seconds(gaps['nested TorchTrainer'])}",
+            command(gap),
+        ],
+        [
+            "driver time per report",
+            seconds(ours),
+            f"Ray's `MLflowLoggerCallback` {seconds(peer)}",
+            command(reports),
+        ],
+        [
+            f"CPU time per trial, of {local['trials']:,}, without Ray",
+            f"{number(study)} ms",
+            f"Optuna alone {number(optuna)} ms",
+            command(local),
+        ],
+    ]
+    return block(["", "vistune", "the other", "command"], rows)
+
+
+def batched_studies() -> str:
+    """Say for docs/classify.md what batched trials give on two cores."""
+    records = [speed(name) for name in ("batch_trials", "batch_trials_long")]
+    studies = [one for record in records for one in record["studies"]]
+    whole = {
+        length: [times(1 / sooner(one, "all_trials")) for one in studies if one["length"] == length]
+        for length in STUDIES
+    }
+    to_target = [1 / sooner(one, "to_target") for one in studies]
+    low, high = decimal(min(to_target)), decimal(max(to_target))
+    parts = [f"{listed(found)} ({STUDIES[length]})" for length, found in whole.items()]
+    found = [sooner(one, "all_trials") for one in studies]
+    pays = "it pays for whole studies" if statistics.median(found) > 1 else "it does not pay"
+    finds = statistics.median(to_target) < 1
+    also = "and to find one good trial sooner" if finds else "and not to find one good trial sooner"
+    return (
+        f"**On {records[0]['cores']} CPU cores {pays}, {also}.** All {records[0]['trials']} trials "
+        f"took, of the time one by one: {', '.join(parts)}. An equally good trial was found in "
+        f"{low} to {high} of the time"
+    )
+
+
+SECTIONS = (
+    "time_left",
+    "start",
+    "start_workers",
+    "pictures",
+    "side_by_side",
+    "side_by_side_tutorial",
+    "cluster_8",
+    "cluster_8_torch",
+    "cluster_64",
+)
+"""Records beside those of the table of claims."""
+
+
+def _or_not_recorded(text: Callable[[], str]) -> Callable[[], str]:
+    def rendered() -> str:
+        try:
+            return text()
+        except NotRecordedError as missing:
+            return f"{NOT_RECORDED} (`record_speed.py {missing}`)"
+
+    return rendered
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    f"speed.{text.__name__}": _or_not_recorded(text)
+    for text in (
+        source,
+        claims,
+        failed,
+        features_building,
+        time_left,
+        time_left_holds,
+        start,
+        start_parts,
+        pictures,
+        pictures_source,
+        wirings,
+        cluster,
+        comparison,
+        batched_studies,
+    )
+}
+"""Name of a figure -> its text."""

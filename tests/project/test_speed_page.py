@@ -1,0 +1,85 @@
+"""`benchmarks/speed_page.py`: tables of docs/benchmarks.md from records of speed."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import record_file, speed_records
+from benchmarks.speed_page import FIGURES
+
+STEPS = [0.010, 0.011, 0.012, 0.010]
+"""CPU seconds of a bare step."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(speed_records, "SPEED", tmp_path)
+    monkeypatch.setattr(record_file, "SPEED", tmp_path)
+    return tmp_path
+
+
+def write(name: str, **found: Any) -> None:
+    record_file.record_speed(name, found)
+
+
+def rows(figure: str) -> list[list[str]]:
+    lines = FIGURES[figure]().strip().split("\n")[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.02, "yes"), (1.04, "**no**")])
+def test_a_claim_holds_by_the_ratios_of_its_record(factor: float, verdict: str) -> None:
+    turns = {
+        "vistune, engine.fit": [[factor * taken, 1] for taken in STEPS],
+        "byol-pytorch, bare loop": [[2 * taken, 1] for taken in STEPS],
+        "the same, target moved in place": [[taken, 1] for taken in STEPS],
+    }
+    write("loop", batch=64, steps=25, turns=turns)
+    [row] = [row for row in rows("speed.claims") if "the training loop" in row[0]]
+    assert row[2] == f"{1000 * factor * statistics.median(STEPS):.3g} ms CPU a step"
+    assert row[4] == f"{factor:.3f} ({factor:.3f} to {factor:.3f})"
+    assert row[5] == verdict
+    assert ("the training loop" in FIGURES["speed.failed"]()) is (verdict != "yes")
+
+
+def test_what_is_not_recorded_is_said() -> None:
+    assert all(row[-1] == "not recorded" for row in rows("speed.claims"))
+    for name in ("speed.start", "speed.wirings", "speed.comparison"):
+        assert FIGURES[name]().startswith("not recorded (`record_speed.py ")
+
+
+def test_a_record_names_its_command_and_machine(folder: Path) -> None:
+    write("tracking", seconds={"ours": [0.5e-3], "meanwhile": [1e-3], "peer": [0.08]})
+    found = json.loads((folder / "tracking.json").read_text())
+    assert {"command", "commit", "machine", "date", "load"} <= found.keys()
+    assert found["machine"] in FIGURES["speed.source"]()
+    ratios = [row[4] for row in rows("speed.claims") if "MLflowLoggerCallback" in row[3]]
+    assert ratios == ["1/160", "1/80"]
+
+
+def test_the_error_of_the_time_left_is_a_share_of_the_run() -> None:
+    true = [90.0 - 10 * tenth for tenth in range(9)]
+    good = [left + 5 for left in true]
+    late = [left + 30 for left in true]
+    names = ("ssl-two-at-a-time", "function-interrupted", "function-two-at-a-time")
+    names += ("fewshot-three-studies", "classify-14-studies")
+    runs = [{"name": name, "whole": 100, "left": good, "true": true} for name in names]
+    runs.append({"name": "ssl-one-at-a-time", "whole": 100, "left": late, "true": true})
+    write("time_left", runs=runs)
+    found = rows("speed.time_left")
+    assert found[0][1:] == ["100 s", "5 %", "5 %", "5 %", "5 %"]
+    assert found[-1][2:] == ["**30 %**", "**30 %**", "**30 %**", "30 %"]
+    assert FIGURES["speed.time_left_holds"]().startswith("5 of 6 runs")
+
+
+def test_blocks_in_which_processes_start_are_left_out() -> None:
+    """With two workers and blocks of one trial: the first two and the last two."""
+    spent = [9.0, 9.0, 0.03, 0.03, 0.03, 0.03, 0.03, 0.036, 9.0, 9.0]
+    marks = [[sum(spent[:k]), sum(spent[:k]) / 2] for k in range(len(spent) + 1)]
+    write("cluster_64", workers=2, nodes=1, trials=10, epochs=2, block=1, torch=False, marks=marks)
+    row = rows("speed.cluster")[0]
+    assert row[1:4] == ["31.0", "15.5", "15.5"]
+    assert row[4] == "1.10: holds"
