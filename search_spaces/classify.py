@@ -70,7 +70,9 @@ A_TO_E = Comparison(
         "E-D": "the same, backbone frozen",
         "B-A": "does pre-training with labels help",
         "C-A-long": "does it beat training from scratch for as long",
+        "B-A-long": "does pre-training with labels",
     },
+    since={"B-A-long": 2},
     controls=frozenset({"A-long"}),
     # Office-Home accuracy of four course reports (R0 to R3; R4 has none), each one run per setting.
     references={

@@ -5,6 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+QUESTIONS = 2
+"""Version of the declared questions. A comparison keeps that with which it began, because one
+question more would change the corrected p-values of its others."""
+
 
 class Setting(Protocol):
     """One setting of a comparison."""
@@ -49,6 +53,8 @@ class Comparison:
     settings: Mapping[str, Setting]
     questions: Mapping[str, str]
     """"B-A" -> the question that the difference between settings B and A answers."""
+    since: Mapping[str, int] = field(default_factory=dict)
+    """Question -> version in which it was added; default: 1."""
     references: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Setting -> reference results to show beside its own, in percent."""
     reference_title: str = ""
@@ -65,6 +71,15 @@ class Comparison:
             if not {*sides(difference)} & {*names}
         }
         return replace(self, settings=settings, questions=questions)
+
+    def as_of(self, version: int) -> "Comparison":
+        """Return the comparison with the questions of a version."""
+        questions = {
+            difference: question
+            for difference, question in self.questions.items()
+            if self.since.get(difference, 1) <= version
+        }
+        return replace(self, questions=questions)
 
 
 def sides(difference: str) -> tuple[str, str]:

@@ -44,6 +44,8 @@ def run_settings(
     """
     _refuse_fronts(options)
     name, comparison = comparison_of(options, experiment)
+    if is_group(storage / name):
+        comparison = comparison.as_of(Group.at(storage / name).questions)
     _refuse_shared_backbone(options, comparison)
 
     if options.setting is None:

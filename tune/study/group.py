@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from search_spaces.settings import Comparison, Fixed, Method
+from search_spaces.settings import QUESTIONS, Comparison, Fixed, Method
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.experiments import EXPERIMENTS
@@ -78,6 +78,12 @@ class Group:
         and its parent must be in the same experiment."""
         events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
         return str(events[0]["experiment"])
+
+    @property
+    def questions(self) -> int:
+        """Version of the questions that the group began with."""
+        events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
+        return int(events[0].get("questions", 1))
 
     @property
     def event(self) -> dict[str, str]:
@@ -195,6 +201,7 @@ def _begin(
             tags={},
             name=folder.name,
             kind=GROUP,
+            questions=QUESTIONS,
             experiment=experiment,
             objective=objective,
             **more,
@@ -229,6 +236,7 @@ def members(folder: Path, search: int | None = None) -> Members | None:
                     words.append("--control")
                 resume = command("run", *words, storage=folder.parent, anywhere=True)
                 asked = comparison.without(comparison.controls - begun.keys())
+                asked = asked.as_of(Group.at(folder).questions if is_group(folder) else 1)
                 return Members(asked, resume, begun)
     return _own_members(folder, search)
 

@@ -1,6 +1,9 @@
 """The control trains from scratch for as long as pre-training and fine-tuning together."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from search_spaces.settings import sides
 from tests.commands import Call
@@ -11,7 +14,7 @@ from tune.cli.prepare import Prepared, prepare
 from tune.experiments import EXPERIMENTS
 from tune.reports.comparison_table import compare_settings
 from tune.reports.table_text import markdown
-from tune.study.group import members
+from tune.study.group import Group, members
 
 TINY = {"train.epochs": 12, "train.epoch_images": 0}
 
@@ -106,3 +109,39 @@ def test_a_table_has_the_question_of_a_control_once_it_has_begun(tmp_path: Path)
     assert [d.name for d in table.differences] == ["C-A", "C-A-long"]
     assert "classify --control" in table.command
     assert "| A-long: scratch, all trains, as long as with pre-training |" in markdown(table)
+
+
+def begin_group(storage: Path, version: int | None) -> Path:
+    """Begin a group under a version of the questions; logs of before name none."""
+    group = Group.open(storage / "classify", "classify", "val/top1", [])
+    log = group.folder / "events.jsonl"
+    event = json.loads(log.read_text())
+    assert event.pop("questions") == 2
+    log.write_text(json.dumps(event if version is None else event | {"questions": version}) + "\n")
+    return group.folder
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+def test_a_comparison_keeps_the_questions_that_it_began_with(
+    tmp_path: Path, version: int | None
+) -> None:
+    """B - A-long was added in version 2."""
+    folder = begin_group(tmp_path, version)
+    for setting in ("A", "B", "A-long"):
+        write_setting(tmp_path / f"classify-{setting}", setting, {0: [0.5, 0.52]})
+    added = ["B-A-long"] * (version == 2)
+    found = members(folder)
+    assert found is not None
+    questions = list(found.comparison.questions)
+    assert questions == ["C-A", "C-B", "E-D", "B-A", "C-A-long", *added]
+    assert [d.name for d in compare_settings(folder).differences] == ["B-A", *added]
+
+
+def test_the_plan_counts_the_questions_that_a_comparison_began_with(
+    tmp_path: Path, call: Call
+) -> None:
+    small = ("--data", "digits", "--searches", "5", "--set", "data.image_size=8", "--plan")
+    words = ("classify", *small, "--control", "--storage", str(tmp_path))
+    assert "6 questions" in call(*words).out
+    begin_group(tmp_path, None)
+    assert "5 questions" in call(*words).out
