@@ -45,7 +45,7 @@ class WithoutTorch:
 
 
 def say_what_an_instant_trial_says(
-    _: WithoutTorch, patience_s: float, config: dict[str, Any]
+    _: WithoutTorch, patience_s: float, config: dict[str, Any], *, gpus: float = 0.0
 ) -> None:
     """Replace `tune.execution.ray_tune.run_in_tune`. As a function of this script it is pickled by
     value; its messages are those of `engine.fit` on `Instant`."""
