@@ -51,6 +51,8 @@ DEFAULT = DESIGNS[0]
 LOOKS = tuple((5 + 3 * look, significance(look + 1)) for look in range(3))
 """(replicates, alpha) of each look of a comparison that is extended while a question is
 undecided."""
+OVERLAP = 0.58
+"""Share of the pool that a search of `make table` tests on."""
 REPEATS = 6
 TRIALS = 12
 MANY, HIGHEST_BOUND = 10_000, 0.06
@@ -339,6 +341,19 @@ def configuration_rows(side: Side, rng: np.random.Generator, count: int) -> Iter
             yield Row("configurations", side.name, case, str(design), rule, count, *counts)
 
 
+def overlap_rows(
+    side: Side, rng: np.random.Generator, count: int, designs: tuple[Design, ...]
+) -> Iterator[Row]:
+    """Yield null cases in which searches test on overlapping parts of one pool, as in
+    `make table`."""
+    for design in designs:
+        world = World(unlike(side, rng, design), overlap=OVERLAP, shared=True)
+        for rule, signs in decide(world, rng, count, design, SETTING_RULES).items():
+            counts = judge(signs, np.zeros(len(QUESTIONS), dtype=int))
+            case = "unlike spaces, test sets that overlap"
+            yield Row("settings", side.name, case, str(design), rule, count, *counts)
+
+
 # -- one search against its default
 
 
@@ -437,6 +452,7 @@ def every_row(
         configuration_rows(side, rng, count),
         search_rows(side, rng, count),
         product_rows(side, rng, count, searches, designs),
+        overlap_rows(side, rng, count, designs),
     ):
         for row in rows:
             if row.used or len(designs) > 1:

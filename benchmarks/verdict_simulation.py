@@ -12,6 +12,7 @@ from benchmarks.verdict_rules import QUESTIONS, Finalists, OneSearch, Scores
 LEADERS = 3
 """Number of finalists in version 1."""
 _AT_ONCE = 1000  # tables whose test samples are drawn together; bounds memory
+_OVERLAPPING_AT_ONCE = 200  # as above, with a sample for every search
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class World:
     trouble: Trouble = Trouble()
     images: bool = False
     """True if every table has its own test sample, drawn from the recorded images."""
+    overlap: float | None = None
+    """Every table has its own pool of images, of which each search tests on this share."""
     seeds: TrialSeeds = "one"
     shared: bool = False
     """True if search r of all settings has the same draws and training seed, as in the product."""
@@ -90,17 +93,20 @@ class Runs:
         """Return the test accuracy.
 
         Args:
-            weights: (T, N) of the images in every table's test sample; None for the recorded one.
+            weights: (T, N) or (T, R, N) of the images in the test sample of every table, or of
+                every search of a table; None for the recorded sample.
         """
         values: np.ndarray = self.side.test[self.rows, self.seeds]
         if weights is None:
             return values
         configurations, seeds, images = self.side.right.shape
         flat = self.side.right.reshape(-1, images)
-        moved = flat @ (weights - 1 / images).T.astype(np.float32)  # (C * S, T)
-        table = np.arange(len(weights)).reshape(-1, *[1] * (self.rows.ndim - 1))
+        samples = weights.reshape(-1, images)
+        moved = flat @ (samples - 1 / images).T.astype(np.float32)  # (C * S, samples)
+        axes = weights.ndim - 1
+        sample = np.arange(len(samples)).reshape(*weights.shape[:axes], *[1] * (values.ndim - axes))
         recorded = self.side.origin[self.seeds]
-        return values + moved.reshape(configurations, seeds, -1)[self.rows, recorded, table]
+        return values + moved.reshape(configurations, seeds, -1)[self.rows, recorded, sample]
 
     def right(self) -> np.ndarray:  # (T, N)
         """Return the share of a table's runs that classify an image right."""
@@ -112,16 +118,74 @@ class Runs:
         found: np.ndarray = counts @ self.side.right.reshape(-1, images)
         return found
 
+    def right_by_search(self) -> np.ndarray:  # (T, R, N)
+        """Return the share of a search's runs that classify an image right."""
+        finals = range(self.rows.shape[-1])
+        origin = self.side.origin[self.seeds]
+        each = (self.side.right[self.rows[..., n], origin[..., n]] for n in finals)
+        found: np.ndarray = sum(each) / len(finals)
+        return found
 
-def in_parts(count: int) -> list[int]:
+
+@dataclass(frozen=True)
+class OverlappingSets:
+    """Test sets of the searches of many tables, each drawn from the pool of its table.
+
+    P is the number of images in a pool.
+    """
+
+    pools: np.ndarray  # (T, P) recorded image of each image of the pool
+    members: np.ndarray  # (T, R, P) bool
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, tables: int, searches: int, images: int, share: float
+    ) -> "OverlappingSets":
+        """Draw pools from the recorded images, and as many test images for every search."""
+        size = round(images / share)
+        pools = rng.integers(images, size=(tables, size))
+        ranks = rng.random((tables, searches, size), dtype=np.float32).argsort(2)
+        members = np.zeros(ranks.shape, dtype=bool)
+        np.put_along_axis(members, ranks[:, :, :images], True, 2)
+        return cls(pools, members)
+
+    def weights(self, images: int) -> np.ndarray:  # (T, R, N)
+        """Return the weights of the recorded images in each test set; they sum to 1."""
+        tables, searches, _ = self.members.shape
+        table, search, place = np.nonzero(self.members)
+        sets = table * searches + search
+        counts = np.bincount(sets * images + self.pools[table, place], minlength=1)
+        found = np.zeros(tables * searches * images)
+        found[: len(counts)] = counts / images
+        return found.reshape(tables, searches, images)
+
+    def shared_variance(self, differences: np.ndarray) -> np.ndarray:
+        """Return the variance (T,) of the mean over searches that is due to the images that they
+        share, as `sampling_error.sampling_variance` estimates it.
+
+        Args:
+            differences: (T, R, N) by which each recorded image moves a search's difference.
+        """
+        searches, images = differences.shape[1:]
+        own = np.take_along_axis(differences, self.pools[:, None], 2)  # (T, R, P)
+        mean = np.where(self.members, own, 0).sum(2, keepdims=True) / images
+        influences = np.where(self.members, own - mean, 0) / images
+        every_pair = (influences.sum(1) ** 2).sum(1)
+        themselves = (influences**2).sum((1, 2))
+        between = (every_pair - themselves) / (searches * (searches - 1))
+        return np.maximum(0.0, between * images / (images - 1))
+
+
+def in_parts(count: int, size: int = _AT_ONCE) -> list[int]:
     """Return the sizes of parts that are simulated together."""
-    whole, rest = divmod(count, _AT_ONCE)
-    return [_AT_ONCE] * whole + [rest] * (rest > 0)
+    whole, rest = divmod(count, size)
+    return [size] * whole + [rest] * (rest > 0)
 
 
 def tables(world: World, rng: np.random.Generator, count: int, design: Design) -> Scores:
     """Simulate tables of replicates."""
-    parts = [_tables(world, rng, size, design) for size in in_parts(count)]
+    size = _AT_ONCE if world.overlap is None else _OVERLAPPING_AT_ONCE
+    parts = [_tables(world, rng, some, design) for some in in_parts(count, size)]
     replicates = {n: np.concatenate([p.replicates[n] for p in parts]) for n in world.sides}
     sampling = {q: np.concatenate([p.sampling[q] for p in parts]) for q in parts[0].sampling}
     return Scores(replicates, sampling)
@@ -129,23 +193,32 @@ def tables(world: World, rng: np.random.Generator, count: int, design: Design) -
 
 def _tables(world: World, rng: np.random.Generator, count: int, design: Design) -> Scores:
     shape = (count, design.searches, design.finals)
-    weights = resample(rng, count, world.any_side.right.shape[2]) if world.images else None
-    replicates, right = {}, {}
+    images = world.any_side.right.shape[2]
+    sets, weights = None, None
+    if world.images:
+        weights = resample(rng, count, images)
+    if world.overlap is not None:
+        sets = OverlappingSets.draw(rng, count, design.searches, images, world.overlap)
+        weights = sets.weights(images)
+
+    replicates, every = {}, {}
     state = int(rng.integers(2**63))
     for name, side in world.sides.items():
         draws = np.random.default_rng(state) if world.shared else rng
         chosen = world.search(name, draws, shape[:2], design.trials).chosen
         seeds = rng.integers(side.test.shape[1], size=shape)
-        runs = Runs(side, np.broadcast_to(chosen[..., None], shape), seeds)
+        runs = every[name] = Runs(side, np.broadcast_to(chosen[..., None], shape), seeds)
         values, lost = world.trouble.happen(rng, runs.test(weights), side.chance)
         usable = np.where(lost, np.nan, values)
         replicates[name] = usable[:, 0] if design.searches == 1 else usable.mean(2)
-        if weights is not None:
-            right[name] = runs.right()
 
-    if weights is None:
-        return Scores(replicates, {})
-    sampling = {(a, b): sampling_variance(right[a] - right[b], weights) for a, b in QUESTIONS}
+    sampling = {}
+    if sets is not None:
+        by_search = {name: runs.right_by_search() for name, runs in every.items()}
+        sampling = {(a, b): sets.shared_variance(by_search[a] - by_search[b]) for a, b in QUESTIONS}
+    elif weights is not None:
+        right = {name: runs.right() for name, runs in every.items()}
+        sampling = {(a, b): sampling_variance(right[a] - right[b], weights) for a, b in QUESTIONS}
     return Scores(replicates, sampling)
 
 

@@ -9,7 +9,9 @@ from benchmarks import verdict_rules as rules
 from benchmarks.recorded_seeds import TASKS, Searches, Side, draw_searches, load
 from benchmarks.verdict_calibration import DEFAULT, Row, all_equal, decide, judge
 from benchmarks.verdict_rules import QUESTIONS, SETTINGS, Scores
-from benchmarks.verdict_simulation import World, tables
+from benchmarks.verdict_simulation import OverlappingSets, World, tables
+from trainables.outcomes import ImageOutcomes
+from tune.reports.sampling_error import sampling_variance
 
 RNG = np.random.default_rng(3)
 NO_SAMPLING = np.zeros(20)
@@ -116,6 +118,35 @@ def test_test_images_drawn_anew_move_a_table_by_what_it_expects(side: Side) -> N
     added = variance(moved) - variance(plain)
     assert added > 0
     assert added == pytest.approx(moved.sampling[question].mean(), rel=0.6)
+
+
+def test_overlapping_test_sets_move_a_table_by_what_the_product_expects() -> None:
+    """By as much as the product estimates, and by what searches share of their images."""
+    rng = np.random.default_rng(0)
+    tables_, searches, images = 300, 3, 40
+    sets = OverlappingSets.draw(rng, tables_, searches, images, 0.5)
+    weights = sets.weights(images)
+    assert weights.sum(2) == pytest.approx(1)
+    right = rng.random(images) < 0.7
+    scores = weights @ right
+    differences = np.broadcast_to(right.astype(float), (tables_, searches, images))
+    found = sets.shared_variance(differences)
+
+    for table in range(20):
+        outcomes = {}
+        for search in range(searches):
+            ids = np.flatnonzero(sets.members[table, search])
+            correct = right[sets.pools[table, ids]].astype(float)
+            assert correct.mean() == pytest.approx(scores[table, search])
+            outcomes[search] = ImageOutcomes(
+                test_set=f"{search}", right={"test/top1": correct}, pool="p", ids=ids
+            )
+        expected = sampling_variance("test/top1", outcomes)
+        assert found[table] == pytest.approx(expected)
+
+    # the variance of the mean is that of each search's own draw and of what they share
+    own = scores.var(1, ddof=1).mean() / searches
+    assert own + found.mean() == pytest.approx(scores.mean(1).var(), rel=0.25)
 
 
 def test_a_rule_that_always_decides_is_seen_to_fail(side: Side) -> None:
