@@ -20,11 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.experiment_page import FIGURES, PARTS, TOGETHER
+from benchmarks import experiment_page, search_page, speed_page
+from benchmarks.experiment_page import PARTS, TOGETHER
 from benchmarks.label_free_report import objectives_table
 from benchmarks.record_file import RESULTS, machine
-from benchmarks.search_regret import peers_table
-from benchmarks.speed_page import FIGURES as OF_SPEED
 from search_spaces.settings import sides
 from trainables.files import write_atomically
 from tune.reports.pooled_row import outcomes_of_searches
@@ -125,9 +124,9 @@ def _comparison(folders: Sequence[Path]) -> Result:
 
 OF_BENCHMARKS: dict[str, Callable[[], str]] = {
     "label_free.objectives": lambda: f"\n{objectives_table()}\n",
-    "search_regret.peers": lambda: f"\n{peers_table()}\n",
-    **FIGURES,
-    **OF_SPEED,
+    **experiment_page.FIGURES,
+    **search_page.FIGURES,
+    **speed_page.FIGURES,
 }
 """Figures that are no part of one record of a study or comparison."""
 

@@ -47,12 +47,11 @@ from benchmarks.search_misled import (
     MOST,
     RANDOM,
     SOURCES,
-    Ratio,
-    interval,
     kind_of,
     pairs_of,
     summary,
 )
+from benchmarks.search_records import Ratio, ratios
 from benchmarks.search_tables import tables
 from tune.search.rungs import ENOUGH, LATEST, RANKS, RULES, rungs_of
 from tune.study.warm_start import POINTS
@@ -433,7 +432,7 @@ def main() -> None:
         if name == "cold":
             continue
         found = {
-            pair: interval(measure(*pair, RULES_OF_START[name], seeds)[:, 0], cold[pair[1]][:, 0])
+            pair: ratios([measure(*pair, RULES_OF_START[name], seeds)], [cold[pair[1]]])[0]
             for pair in pairs
         }
         _show(name, found, options.each)
@@ -452,7 +451,7 @@ def _show(name: str, found: dict[tuple[str, str], Ratio], each: bool) -> None:
     kinds: dict[str, list[Ratio]] = {}
     for pair, ratio in found.items():
         kinds.setdefault(kind_of(*pair), []).append(ratio)
-    cells = [f"{kind}: {summary(ratios)}" for kind, ratios in kinds.items()]
+    cells = [f"{kind}: {summary(some)}" for kind, some in kinds.items()]
     print(f"{name:36} " + "   ".join(cells), flush=True)
 
 

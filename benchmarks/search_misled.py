@@ -27,23 +27,19 @@ import optuna
 
 from benchmarks.search_efficiency import OurStudy, best_of, race
 from benchmarks.search_priors import GROUPS, fitted_to, table_of
-from benchmarks.search_tables import DATA, RELATED
+from benchmarks.search_records import COLD, MISLED, Ratio, ratios, read_misled
+from benchmarks.search_tables import RELATED
 from tune.study.warm_start import POINTS
 
-RECORD = DATA / "search_misled.csv"
+RECORD = MISLED
 MOST = 200
-RESAMPLES = 1000
 EARLIER = 30
-COLD = "cold"
 COLUMNS = ("start", "source", "table", "seed", "trials", "epochs")
 BAR = 1.10
 RANDOM, INVERTED = "random", "inverted"
 SOURCES = (RANDOM, INVERTED)
 ON = {"head-glyphs", "head-digits", "vehicle", "cifar10", "cifar100"}
 """Tables of the pairs on which a rule was chosen."""
-
-Ratio = tuple[float, float, float]
-"""Ratio of means and its interval."""
 
 
 def pairs_of(kind: str) -> list[tuple[str, str]]:
@@ -71,24 +67,13 @@ def kind_of(source: str, table: str) -> str:
     return "related" if (source, table) in RELATED else "others"
 
 
-def interval(warm: np.ndarray, cold: np.ndarray) -> Ratio:
-    """Return the ratio of means with its bootstrap interval over seeds."""
-    rng = np.random.default_rng(0)
-    drawn = [
-        rng.choice(warm, len(warm)).mean() / rng.choice(cold, len(cold)).mean()
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(warm.mean() / cold.mean()), float(low), float(high)
-
-
-def summary(ratios: Sequence[Ratio]) -> str:
+def summary(found: Sequence[Ratio]) -> str:
     """Format the geometric mean over pairs and the number of pairs above the bar."""
-    mean = np.exp(np.mean([np.log(ratio) for ratio, _, _ in ratios]))
-    over = sum(ratio > BAR for ratio, _, _ in ratios)
-    certain = sum(low > BAR for _, low, _ in ratios)
+    mean = np.exp(np.mean([np.log(ratio) for ratio, _, _ in found]))
+    over = sum(ratio > BAR for ratio, _, _ in found)
+    certain = sum(low > BAR for _, low, _ in found)
     return (
-        f"{mean:.2f}, worst {max(ratios)[0]:.2f}, above {BAR:.2f} {over} of {len(ratios)}, "
+        f"{mean:.2f}, worst {max(found)[0]:.2f}, above {BAR:.2f} {over} of {len(found)}, "
         f"for certain {certain}"
     )
 
@@ -118,7 +103,7 @@ def trials_of(start: str, source: str, name: str, seed: int) -> tuple[int, int]:
 
 def record(starts: Sequence[str], pairs: Sequence[tuple[str, str]], seeds: Sequence[int]) -> None:
     """Run what is missing from the record. All pairs with a table share its cold starts."""
-    done = {row[:4] for row in rows()}
+    done = {row[:4] for row in read_misled(RECORD)}
     new = not RECORD.exists()
     with RECORD.open("a") as file:
         writer = csv.writer(file)
@@ -135,21 +120,13 @@ def record(starts: Sequence[str], pairs: Sequence[tuple[str, str]], seeds: Seque
                     file.flush()
 
 
-def rows() -> list[tuple[str, ...]]:
-    """Return the record."""
-    if not RECORD.exists():
-        return []
-    with RECORD.open() as file:
-        return [tuple(row) for row in csv.reader(file)][1:]
-
-
 def report(pairs: Sequence[tuple[str, str]]) -> None:
     """Print the ratio of every pair and start, then all pairs of a kind."""
     found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
-    for start, source, table, _, trials, epochs in rows():
+    for start, source, table, _, trials, epochs in read_misled(RECORD):
         found.setdefault((start, source, table), []).append((int(trials), int(epochs)))
     starts = sorted({start for start, _, _ in found} - {COLD})
-    ratios: dict[tuple[str, str], list[Ratio]] = {}
+    of_kind: dict[tuple[str, str], list[Ratio]] = {}
     for source, table in pairs:
         cold = np.array(found.get((COLD, "", table), []), float)
         cells = []
@@ -157,18 +134,14 @@ def report(pairs: Sequence[tuple[str, str]]) -> None:
             warm = np.array(found.get((start, source, table), []), float)
             if len(warm) == 0:
                 continue
-            trials, epochs = (interval(warm[:, i], cold[:, i]) for i in (0, 1))
-            ratios.setdefault((start, kind_of(source, table)), []).append(trials)
-            cells.append(f"{start}: {_format(trials)}, epochs {_format(epochs)}, {len(warm)} seeds")
+            trials, epochs = ratios([warm], [cold])
+            of_kind.setdefault((start, kind_of(source, table)), []).append(trials)
+            cells.append(f"{start}: {trials}, epochs {epochs}, {len(warm)} seeds")
         if cells:
             pair = f"{source} -> {table}: cold {cold[:, 0].mean():.1f}"
             print("   ".join([pair, *cells]))
-    for (start, kind), some in sorted(ratios.items(), key=lambda item: item[0][::-1]):
+    for (start, kind), some in sorted(of_kind.items(), key=lambda item: item[0][::-1]):
         print(f"{kind}, {start}: {summary(some)}")
-
-
-def _format(ratio: Ratio) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
 
 
 def main() -> None:

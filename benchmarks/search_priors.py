@@ -25,18 +25,25 @@ import numpy as np
 
 from benchmarks.priors import Config, choose
 from benchmarks.search_efficiency import OurStudy, best_of
+from benchmarks.search_records import (
+    BETTER,
+    COLD,
+    PRIOR,
+    PRIORS,
+    differences,
+    ratios_over_tables,
+)
 from benchmarks.search_regret import (
     AT_A_TIME,
     BUDGETS,
     CONTESTANTS,
-    LEAST,
-    RESAMPLES,
+    Done,
     Searcher,
     Whole,
     read,
     record,
 )
-from benchmarks.search_tables import DATA, RELATED, Table, tables
+from benchmarks.search_tables import RELATED, Table, tables
 from tune.search.space import Nearest, fitted
 from tune.study.warm_start import POINTS
 
@@ -49,10 +56,9 @@ GROUPS = {
 }
 """Tables that share a space."""
 CURVES = ("head of a backbone", "from scratch")
-RECORD = DATA / "search_priors.csv"
-BETTER = "better default"
+RECORD = PRIORS
 RATE = 5e-3
-COLD, PRIOR, EARLIER = "cold", "prior", "earlier study"
+EARLIER = "earlier study"
 
 
 def prior_of(table: Table) -> list[Config]:
@@ -108,9 +114,6 @@ CONTESTANTS |= {
 }
 
 
-Done = dict[tuple[str, str, int], list[float]]
-
-
 def report() -> None:
     """Print regrets, differences and ratios."""
     done = read(RECORD)
@@ -133,7 +136,10 @@ def _compare(done: Done, title: str, names: Sequence[str], without: str, with_: 
     print(title)
     for name, cold, warm in pairs:
         print(f"  {name:26} {_difference(cold, warm)}   {min(len(cold), len(warm))} seeds")
-    print(f"  all {len(pairs)}, ratio: {_ratio([(cold, warm) for _, cold, warm in pairs])}")
+    _, cold, warm = zip(*pairs, strict=True)
+    cells = zip(BUDGETS, ratios_over_tables(warm, cold), strict=True)
+    said = "   ".join(f"{budget}: {ratio}" for budget, ratio in cells)
+    print(f"  all {len(pairs)}, ratio: {said}")
 
 
 def _rows(done: Done, name: str, table: str) -> np.ndarray:
@@ -142,41 +148,12 @@ def _rows(done: Done, name: str, table: str) -> np.ndarray:
 
 
 def _difference(cold: np.ndarray, prior: np.ndarray) -> str:
-    rng = np.random.default_rng(0)
-    drawn = [_anew(prior, rng).mean(0) - _anew(cold, rng).mean(0) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    columns = zip(BUDGETS, cold.mean(0), prior.mean(0), *differences(prior, cold), strict=True)
     cells = [
         f"{budget}: {c:.3f} -> {p:.3f} ({p - c:+.3f} [{lo:+.3f}, {hi:+.3f}])"
-        for budget, c, p, lo, hi in zip(
-            BUDGETS, cold.mean(0), prior.mean(0), low, high, strict=True
-        )
+        for budget, c, p, lo, hi in columns
     ]
     return "   ".join(cells)
-
-
-def _ratio(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Format the geometric mean over tables, with its interval over tables and seeds."""
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLES):
-        which = rng.integers(len(pairs), size=len(pairs))
-        drawn.append(
-            _mean_ratio([(_anew(pairs[i][0], rng), _anew(pairs[i][1], rng)) for i in which])
-        )
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return "   ".join(
-        f"{budget}: {v:.2f} [{lo:.2f}, {hi:.2f}]"
-        for budget, v, lo, hi in zip(BUDGETS, _mean_ratio(pairs), low, high, strict=True)
-    )
-
-
-def _mean_ratio(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:  # (budgets,)
-    logs = [np.log(np.maximum(p.mean(0), LEAST) / np.maximum(c.mean(0), LEAST)) for c, p in pairs]
-    return np.exp(np.mean(logs, 0))
-
-
-def _anew(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return rows[rng.integers(len(rows), size=len(rows))]
 
 
 def main() -> None:

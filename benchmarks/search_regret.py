@@ -38,17 +38,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.evidence_page import markdown, without_zeros
-from benchmarks.search_tables import CURVES, DATA, REPORTED, Table, tables
+from benchmarks.search_records import REGRET, Ratio, ratios
+from benchmarks.search_tables import CURVES, REPORTED, Table, tables
 
 BUDGETS = (4, 8, 16)
 """Budgets of a search, in full trainings."""
 AT_A_TIME = 2
-LEAST = 1e-3
 OURS = "study"
 TUNED = CURVES
-RECORD = DATA / "search_regret.csv"
-RESAMPLES = 2000
+RECORD = REGRET
 
 
 @dataclass
@@ -226,9 +224,11 @@ HERE = (OURS, "random", "TPE, halving by 3", "TPE, Hyperband", "GP")
 
 Key = tuple[str, str, int]
 """Contestant, table, seed."""
+Done = dict[Key, list[float]]
+"""Regrets after each budget."""
 
 
-def read(path: Path = RECORD) -> dict[Key, list[float]]:
+def read(path: Path = RECORD) -> Done:
     """Return the recorded searches."""
     if not path.exists():
         return {}
@@ -261,7 +261,7 @@ def _line(row: Sequence[Any]) -> str:
     return ",".join(f'"{cell}"' if "," in str(cell) else str(cell) for cell in row) + "\n"
 
 
-def together(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> list[np.ndarray]:
+def together(done: Done, name: str, group: Sequence[str]) -> list[np.ndarray]:
     """Return the regrets of a contestant, an array (seeds, budgets) for each table; empty if a
     table is missing."""
     found = []
@@ -273,38 +273,11 @@ def together(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> l
     return found
 
 
-def ratio(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (budgets,)
-    """Return the geometric mean over tables of mean(ours) / mean(theirs)."""
-    logs = [np.log(_mean(one) / _mean(other)) for one, other in zip(ours, theirs, strict=True)]
-    return np.exp(np.mean(logs, 0))
-
-
-def interval(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (2, budgets)
-    """Return the 95 % interval of the ratio over resampled seeds."""
-    rng = np.random.default_rng(0)
-
-    def anew(side: list[np.ndarray]) -> list[np.ndarray]:
-        return [one[rng.integers(len(one), size=len(one))] for one in side]
-
-    drawn = [ratio(anew(ours), anew(theirs)) for _ in range(RESAMPLES)]
-    return np.quantile(drawn, [0.025, 0.975], axis=0)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    return np.maximum(values.mean(0), LEAST)
-
-
-def compared(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> list[str]:
-    """Return our regret over a contestant's with its interval, for each budget; empty if a table
-    is missing."""
+def compared(done: Done, name: str, group: Sequence[str]) -> list[Ratio]:
+    """Return our regret over a contestant's, for each budget; empty if a table is missing."""
     ours = together(done, OURS, group)
     theirs = together(done, name, group)
-    if not ours or not theirs:
-        return []
-    return [
-        f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        for value, low, high in zip(ratio(ours, theirs), *interval(ours, theirs), strict=True)
-    ]
+    return ratios(ours, theirs) if ours and theirs else []
 
 
 def report(path: Path) -> None:
@@ -314,41 +287,12 @@ def report(path: Path) -> None:
         ours = together(done, OURS, group)
         if not ours:
             continue
-        print(f"{title}: {', '.join(group)}; ours {np.mean([_mean(one) for one in ours], 0)}")
+        print(f"{title}: {', '.join(group)}; ours {np.mean([one.mean(0) for one in ours], 0)}")
         for name in dict.fromkeys(name for name, _, _ in done):
             cells = compared(done, name, group)
             if name != OURS and cells:
                 seeds = min(map(len, together(done, name, group)))
-                print(f"  {name:20} {'   '.join(cells)}   {seeds} seeds")
-
-
-PEERS = {
-    "TPE, halving by 3": "Optuna 5, TPE with successive halving by 3",
-    "TPE, Hyperband": "Optuna 5, TPE with Hyperband",
-    "GP": "Optuna 5, Gaussian process, nothing stopped",
-    "ASHA": "Syne Tune 0.16.0, ASHA",
-    "BOHB": "Syne Tune 0.16.0, BOHB",
-    "ASHA-BORE": "Syne Tune 0.16.0, ASHA-BORE, 12 seeds",
-    "DEHB": "DEHB 0.1.2",
-    "SMAC": "SMAC 2.4.1, multi-fidelity",
-    "random": "random search, nothing stopped",
-}
-"""Contestant -> its name in docs/search.md."""
-
-
-def peers_table() -> str:
-    """Return the table of docs/search.md as Markdown."""
-    done = read()
-    header = [
-        "peer",
-        "three tables that our rungs were chosen on: 4, 8, 16",
-        "two tables recorded afterwards: 4, 8, 16",
-    ]
-    rows = []
-    for name, about in PEERS.items():
-        cells = [", ".join(compared(done, name, group)) for group in (TUNED, REPORTED)]
-        rows.append([about, *map(without_zeros, cells)])
-    return markdown(header, rows)
+                print(f"  {name:20} {'   '.join(map(str, cells))}   {seeds} seeds")
 
 
 def main() -> None:

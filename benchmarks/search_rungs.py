@@ -37,7 +37,8 @@ import optuna
 
 from benchmarks.record_file import write_results
 from benchmarks.search_efficiency import AT_A_TIME, OurStudy, race
-from benchmarks.search_regret import BUDGETS, RESAMPLES, Whole, best_so_far, ratio
+from benchmarks.search_records import ratios
+from benchmarks.search_regret import BUDGETS, Whole, best_so_far
 from benchmarks.search_tables import CURVES, REPORTED, Table, tables
 from tune.search.pruner import DurableHalving, curves_of
 from tune.search.rungs import LATEST, RULES, RungRule, check_rungs
@@ -182,17 +183,6 @@ def _prepared(table: Table, setting: Setting) -> Table:
     return dataclasses.replace(table, default=table.params(key))
 
 
-def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets)
-    """Return the 95 % interval of the ratio over resampled seeds."""
-    rng = np.random.default_rng(0)
-    seeds = ours.shape[1]
-    drawn = []
-    for _ in range(RESAMPLES):
-        index = rng.integers(seeds, size=seeds)
-        drawn.append(ratio([*ours[:, index]], [*theirs[:, index]]))
-    return np.quantile(drawn, [0.025, 0.975], axis=0)
-
-
 def show(setting: Setting, variants: Sequence[str], seeds: int) -> None:
     """Print one line for each variant."""
     print(f"== {setting}", flush=True)
@@ -203,12 +193,7 @@ def show(setting: Setting, variants: Sequence[str], seeds: int) -> None:
         of_budgets, of_studies = second if rule is RULES[2] else measure(setting, rule, seeds)
         cells = ["1"] * len(BUDGETS)
         if rule is not RULES[2] and not setting.best_default:
-            ratios = zip(
-                ratio([*of_budgets], [*of_second]),
-                *interval(of_budgets, of_second),
-                strict=True,
-            )
-            cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ratios]
+            cells = [str(one) for one in ratios(of_budgets, of_second, paired=True)]
         trainings, alone = of_studies.mean((0, 1))
         said = "" if setting.best_default else f"regret {'   '.join(cells)}   "
         print(f"  {name:24}{said}trainings {trainings:.2f}   alone {alone:.2f}", flush=True)

@@ -40,4 +40,4 @@ def test_report_compares_means(
     report()
     said = capsys.readouterr().out
     assert "4: 0.400 -> 0.200 (-0.200 [-0.200, -0.200])" in said
-    assert "ratio: 4: 0.50 [0.50, 0.50]   8: 1.50 [1.50, 1.50]   16: 1.00" in said
+    assert "ratio: 4: .50 [.50, .50]   8: 1.50 [1.50, 1.50]   16: 1.00" in said

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.search_records import ratio
 from benchmarks.search_regret import (
     Job,
     axes_of,
     default_point,
     params_at,
-    ratio,
     read,
     record,
     regrets,

@@ -1,0 +1,61 @@
+"""Words for figures of docs/search.md that depend on the figures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.evidence_page import RESULTS, Entry
+from benchmarks.search_records import Ratio
+from benchmarks.search_regret import BUDGETS
+
+TABLES = {
+    "head-glyphs": "frozen head, letters",
+    "head-digits": "frozen head, digits",
+    "head-earth": "frozen head, earth",
+    "scratch-digits": "from scratch, digits",
+    "scratch-earth": "from scratch, earth",
+}
+"""Recorded grid -> its name on the page. Other tables keep their own."""
+
+
+def listed(words: Iterable[object]) -> str:
+    """Join with commas and "and"."""
+    found = [str(word) for word in words]
+    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+
+
+def budgets_where(holds: Iterable[bool]) -> str:
+    """Name the budgets at which something holds: `at 4 and 8`; nothing if at none."""
+    found = [budget for budget, here in zip(BUDGETS, holds, strict=True) if here]
+    return f"at {listed(found)}" if found else ""
+
+
+def named_where(ratios_of: Mapping[str, Sequence[Ratio]], side: str) -> str:
+    """Name everything with a ratio certainly on a side, with the budgets; "none" if nothing is."""
+    found = {
+        name: budgets_where(getattr(ratio, side) for ratio in row)
+        for name, row in ratios_of.items()
+    }
+    return "; ".join(f"{name} {where}" for name, where in found.items() if where) or "none"
+
+
+def source(record: Entry) -> str:
+    """Name command, commit, machine, date and seeds of a record."""
+    return (
+        f"`{record['command']}`, {record['seeds']} seeds; commit {record['commit']}, "
+        f"{record['machine']}, {record['date']}"
+    )
+
+
+def is_recorded(name: str) -> bool:
+    return (RESULTS / f"{name}.json").exists()
+
+
+def not_yet(name: str) -> str:
+    """Say how to measure what has no record."""
+    return (
+        f"Not measured with today's versions (`python benchmarks/{name}.py --record`); "
+        "[notes/search.md](notes/search.md) has what earlier versions did."
+    )
+
+
+def table_name(name: str) -> str:
+    return TABLES.get(name, name)

@@ -1,0 +1,142 @@
+"""benchmarks/search_page.py and its parts: ratios against references, and words that follow from
+intervals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import evidence_page, search_words
+from benchmarks import search_races_page as races
+from benchmarks.search_records import Ratio, differences, ratios, ratios_over_tables
+
+rng = np.random.default_rng(0)
+TEN, TWENTY = rng.exponential(10, (2000, 1)), rng.exponential(20, (2000, 1))
+
+
+def test_interval_is_that_of_a_ratio_of_two_means() -> None:
+    """The mean of N exponential variables has the relative error 1 / sqrt(N)."""
+    ((ratio, low, high),) = ratios([TWENTY], [TEN])
+    error = np.sqrt(2 / 2000)
+    assert ratio == pytest.approx(TWENTY.mean() / TEN.mean())
+    assert low == pytest.approx(ratio * np.exp(-1.96 * error), rel=0.01)
+    assert high == pytest.approx(ratio * np.exp(1.96 * error), rel=0.01)
+
+
+def test_shared_seeds_take_their_luck_out_of_the_interval() -> None:
+    ((ratio, low, high),) = ratios([2 * TEN, 8 * TEN], [TEN, TEN], paired=True)
+    assert (ratio, low, high) == pytest.approx((4, 4, 4))
+
+
+def test_interval_over_tables_covers_what_tables_differ_by() -> None:
+    """Tables without noise: their logarithms are resampled."""
+    of_tables = np.exp(rng.normal(0, 0.3, 40))
+    ones = np.ones((5, 1))
+    ((ratio, low, high),) = ratios_over_tables([one * ones for one in of_tables], [ones] * 40)
+    error = np.std(np.log(of_tables)) / np.sqrt(40)
+    assert ratio == pytest.approx(stats.gmean(of_tables))
+    assert low == pytest.approx(ratio * np.exp(-1.96 * error), rel=0.02)
+    assert high == pytest.approx(ratio * np.exp(1.96 * error), rel=0.02)
+
+
+def test_difference_has_the_interval_of_two_means() -> None:
+    low, high = differences(TWENTY, TEN)[:, 0]
+    expected = TWENTY.mean() - TEN.mean()
+    half = 1.96 * np.sqrt(TWENTY.var() / 2000 + TEN.var() / 2000)
+    assert low == pytest.approx(expected - half, abs=half / 10)
+    assert high == pytest.approx(expected + half, abs=half / 10)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "below", "above"),
+    [
+        (Ratio(0.8, 0.7, 0.99), True, False),
+        (Ratio(0.8, 0.7, 0.996), False, False),  # printed as 1.00
+        (Ratio(1.2, 1.004, 1.5), False, False),
+        (Ratio(1.2, 1.01, 1.5), False, True),
+    ],
+)
+def test_a_side_is_certain_if_the_printed_interval_excludes_one(
+    ratio: Ratio, below: bool, above: bool
+) -> None:
+    assert (ratio.is_below, ratio.is_above) == (below, above)
+
+
+def test_budgets_at_which_something_is_certain_are_named() -> None:
+    less, same = Ratio(0.5, 0.4, 0.6), Ratio(1.0, 0.9, 1.1)
+    found = {"one": [less, same, less], "another": [same] * 3, "third": [less] * 3}
+    assert search_words.named_where(found, "is_below") == "one at 4 and 16; third at 4, 8 and 16"
+    assert search_words.named_where(found, "is_above") == "none"
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of records, empty at first."""
+    for module in (evidence_page, search_words):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+HEAD = {"command": "python x.py", "commit": "abc", "machine": "two cores", "date": "2026-01-01"}
+
+
+def test_what_has_no_record_is_called_not_measured(records: Path) -> None:
+    assert "search_rungs.py --record" in races.rungs_page()
+    assert "search_efficiency.py --record" in races.efficiency_page()
+
+
+def test_words_on_trials_to_a_good_value_follow_the_record(records: Path) -> None:
+    def entry(searcher: str, trials: int, epochs: int) -> dict[str, Any]:
+        both = {"trials": [trials] * 3, "epochs": [epochs] * 3}
+        return {"part": "curves", "table": "head-glyphs", "searcher": searcher, **both}
+
+    peers = [entry(name, 20, 25) for name in races.RACED]
+    record = {
+        **HEAD,
+        "seeds": 3,
+        "most_trials": 30,
+        "searches": [entry("study", 10, 50), *peers],
+    }
+    (records / "search_efficiency.json").write_text(json.dumps(record))
+    said = races.efficiency_page()
+    assert "| random search, nothing stopped | .50 [.50, .50] | 2.00 [2.00, 2.00] |  |" in said
+    fewer, more = said.split("It certainly needs more than: ")
+    assert "random search (trials on curves)" in fewer
+    assert more.startswith("random search (epochs on curves)")
+    assert said.endswith("Not decided: none.")
+    assert "20.0, 25 (100 %)" in races.efficiency_notes()
+
+
+def test_words_on_versions_of_the_rungs_follow_the_record(records: Path) -> None:
+    regret = {2: 0.4, 3: 0.2, 4: 0.2}
+    searches = [
+        {
+            "tables": tables,
+            "change": change,
+            "table": "head-glyphs",
+            "version": version,
+            "regrets": [[of, of, of]] * 3 if change != "best default" else [],
+            "trainings": [version + 1.0] * 3,
+            "alone": [int(version == 2), 0, 0],
+        }
+        for tables in races.GROUPS
+        for change in races.CHANGES
+        for version, of in regret.items()
+    ]
+    errors = [
+        {"version": version, "correlation": true, "off": [0.25, 0.5]}
+        for version in (3, 4)
+        for true in (0.9, 0.5, 0.0)
+    ]
+    record = {**HEAD, "seeds": 3, "studies": 8, "errors": errors, "searches": searches}
+    (records / "search_rungs.json").write_text(json.dumps(record))
+    said = races.rungs_page()
+    assert "| .50 [.50, .50] | 1.00 [1.00, 1.00] | 3.0, 4.0, 5.0 | 33 %, 0 %, 0 % |" in said
+    assert "less regret than version 2 on: the three grids, as recorded at 4, 8 and 16" in said
+    assert "less regret than version 3 on: none. Certainly more: none." in said
+    assert "in 8 simulated studies of 16 trials" in races.rungs_errors()
+    assert "was off at some time in 25 %" in races.rungs_errors()
+    assert "| version 4, 1/6 | .50 | .50 | .50 |" in races.rungs_notes()
