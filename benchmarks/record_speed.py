@@ -78,19 +78,19 @@ SCRIPTS = {
         '--turns 1 --only "vistune --workers 2"',
     ),
     "loop_preset_100": Script(
-        "loop.py", "--preset --steps 100 --epochs 9", "--preset --epochs 5 --steps 3"
+        "loop.py", "--preset --steps 100 --epochs 7", "--preset --epochs 5 --steps 3"
     ),
     "trial_gap": Script("trial_gap.py", "", "--vistune 6 --plain 3 --nested 2"),
     "start": Script("start.py", "--turns 5", "--turns 1"),
     "cluster_64": Script("cluster_64.py", "", TWO),
     "batch_trials": Script(
         "batch_trials.py",
-        "--seeds 3 --only digits letters",
+        "--seeds 2 --only digits letters",
         "--seeds 1 --trials 4 --width 2 --only digits letters",
     ),
     "side_by_side": Script(
         "side_by_side.py",
-        f"--trials 12 --runs 3 {WRITTEN_HERE}",
+        f"--trials 12 --runs 2 {WRITTEN_HERE}",
         f"--trials 2 {WRITTEN_HERE}",
     ),
     "side_by_side_tutorial": Script(

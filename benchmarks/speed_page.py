@@ -47,7 +47,7 @@ def source() -> str:
     return (
         f"{_all(found, 'machine')}; commit {_all(found, 'commit')}, {_all(found, 'date')}; load "
         f"average at the start of a script {decimal(min(loads), 1)} to {decimal(max(loads), 1)} "
-        "(most of it the script before)"
+        "(each begins as another ends)"
     )
 
 
@@ -175,7 +175,7 @@ def pictures() -> str:
         words = STEPS.get(name.partition(",")[0])
         if words and not name.endswith("wall"):
             rows.append([words, decimal(statistics.median(turn[name] for turn in turns))])
-    return block(["CPU seconds of the drawing process", "now"], rows)
+    return block(["step of the drawing process", "CPU s"], rows)
 
 
 def pictures_source() -> str:
@@ -218,10 +218,10 @@ def wirings() -> str:
             beside = beside.replace("wiring", "tutorial")
             if limit is not None:
                 verdict = "holds" if max(cpu, wall) <= limit else "**fails**"
-                goal = f"{decimal(limit)}: {verdict}"
+                goal = f"{number(limit)}: {verdict}"
         rows.append([about, *cells, str(count), beside, goal])
-    header = ["12 trials", "CPU s", "wall s", "behind", "runs", "CPU and wall", "goal"]
-    return block(header, rows)
+    first = f"{runs[0]['trials']} trials"
+    return block([first, "CPU s", "wall s", "behind", "runs", "CPU and wall", "goal"], rows)
 
 
 FLAT = 1.25

@@ -52,7 +52,7 @@ def times(ratio: float) -> str:
 
 def inverse(ratio: float) -> str:
     """Format as 1/7.1 or 1/272."""
-    return f"1/{1 / ratio:.{0 if ratio < 0.02 else 1}f}"
+    return f"1/{1 / ratio:,.{0 if ratio < 0.02 else 1}f}"
 
 
 def percent(share: float) -> str:
