@@ -27,7 +27,7 @@ from benchmarks.search_records import (
 )
 from benchmarks.search_regret import BUDGETS, OURS, TUNED, Done, compared, read, together
 from benchmarks.search_tables import RELATED, REPORTED
-from benchmarks.search_words import budgets_where, listed, named_where, table_name
+from benchmarks.search_words import FEWEST, budgets_where, listed, named_where, table_name
 
 PEERS = {
     "TPE, halving by 3": "Optuna 5, TPE with successive halving by 3",
@@ -91,7 +91,11 @@ def peers_told() -> str:
     said = []
     titles = ("On the grids that rungs were chosen on", "On the grids recorded afterwards")
     for index, title in reversed([*enumerate(titles)]):
-        group = {_short(name): groups[index] for name, groups in _peers().items()}
+        group = {
+            _short(name): groups[index]
+            for name, groups in _peers().items()
+            if _seeds(name) >= FEWEST
+        }
         said.append(
             f"**{title}**, certainly behind vistune: {named_where(group, 'is_below')}. "
             f"Certainly ahead of it: {named_where(group, 'is_above')}."

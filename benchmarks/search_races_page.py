@@ -1,7 +1,7 @@
 """Figures of docs/search.md on versions of the rungs and on trials to a good value, from
 docs/results/search_rungs.json and search_efficiency.json.
 
-Without a record a figure says that nothing was measured.
+Without a record a figure says so.
 """
 
 import numpy as np
@@ -105,7 +105,7 @@ def rungs_page() -> str:
 def rungs_notes() -> str:
     """Return the tables of the notes."""
     if not is_recorded("search_rungs"):
-        return "Not measured yet."
+        return "No record yet."
     about = f"{source(records('search_rungs'))}."
     return f"{about}\n\n{rungs_budgets()}\n\n{rungs_errors_table()}"
 
@@ -200,7 +200,7 @@ def efficiency_page() -> str:
 def efficiency_notes() -> str:
     """Return the table of the notes."""
     if not is_recorded("search_efficiency"):
-        return "Not measured yet."
+        return "No record yet."
     return f"{source(records('search_efficiency'))}.\n\n{efficiency_means()}"
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.evidence_page import RESULTS, Entry
+from benchmarks.evidence_page import RESULTS, Entry, records
 from benchmarks.search_records import Ratio
 from benchmarks.search_regret import BUDGETS
 
+FEWEST = 10
+"""Seeds below which a bootstrap is too narrow to call anything certain."""
 TABLES = {
     "head-glyphs": "frozen head, letters",
     "head-digits": "frozen head, digits",
@@ -46,14 +48,15 @@ def source(record: Entry) -> str:
 
 
 def is_recorded(name: str) -> bool:
-    return (RESULTS / f"{name}.json").exists()
+    """Return True if there is a record with enough seeds for an interval."""
+    return (RESULTS / f"{name}.json").exists() and records(name)["seeds"] >= FEWEST
 
 
 def not_yet(name: str) -> str:
     """Say how to measure what has no record."""
     return (
-        f"Not measured with today's versions (`python benchmarks/{name}.py --record`); "
-        "[notes/search.md](notes/search.md) has what earlier versions did."
+        f"No record of {FEWEST} seeds or more yet (`python benchmarks/{name}.py --record` makes "
+        "one); [notes/search.md](notes/search.md) has earlier measurements."
     )
 
 

@@ -80,23 +80,30 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+SEEDS = search_words.FEWEST
 HEAD = {"command": "python x.py", "commit": "abc", "machine": "two cores", "date": "2026-01-01"}
 
 
-def test_what_has_no_record_is_called_not_measured(records: Path) -> None:
+def test_what_has_no_record_is_named(records: Path) -> None:
     assert "search_rungs.py --record" in races.rungs_page()
+    assert "search_efficiency.py --record" in races.efficiency_page()
+
+
+def test_few_seeds_are_no_measurement(records: Path) -> None:
+    record = {**HEAD, "seeds": SEEDS - 1, "most_trials": 30, "searches": []}
+    (records / "search_efficiency.json").write_text(json.dumps(record))
     assert "search_efficiency.py --record" in races.efficiency_page()
 
 
 def test_words_on_trials_to_a_good_value_follow_the_record(records: Path) -> None:
     def entry(searcher: str, trials: int, epochs: int) -> dict[str, Any]:
-        both = {"trials": [trials] * 3, "epochs": [epochs] * 3}
+        both = {"trials": [trials] * SEEDS, "epochs": [epochs] * SEEDS}
         return {"part": "curves", "table": "head-glyphs", "searcher": searcher, **both}
 
     peers = [entry(name, 20, 25) for name in races.RACED]
     record = {
         **HEAD,
-        "seeds": 3,
+        "seeds": SEEDS,
         "most_trials": 30,
         "searches": [entry("study", 10, 50), *peers],
     }
@@ -118,9 +125,9 @@ def test_words_on_versions_of_the_rungs_follow_the_record(records: Path) -> None
             "change": change,
             "table": "head-glyphs",
             "version": version,
-            "regrets": [[of, of, of]] * 3 if change != "best default" else [],
-            "trainings": [version + 1.0] * 3,
-            "alone": [int(version == 2), 0, 0],
+            "regrets": [[of, of, of]] * SEEDS if change != "best default" else [],
+            "trainings": [version + 1.0] * SEEDS,
+            "alone": [int(version == 2), 0] * (SEEDS // 2),
         }
         for tables in races.GROUPS
         for change in races.CHANGES
@@ -131,10 +138,10 @@ def test_words_on_versions_of_the_rungs_follow_the_record(records: Path) -> None
         for version in (3, 4)
         for true in (0.9, 0.5, 0.0)
     ]
-    record = {**HEAD, "seeds": 3, "studies": 8, "errors": errors, "searches": searches}
+    record = {**HEAD, "seeds": SEEDS, "studies": 8, "errors": errors, "searches": searches}
     (records / "search_rungs.json").write_text(json.dumps(record))
     said = races.rungs_page()
-    assert "| .50 [.50, .50] | 1.00 [1.00, 1.00] | 3.0, 4.0, 5.0 | 33 %, 0 %, 0 % |" in said
+    assert "| .50 [.50, .50] | 1.00 [1.00, 1.00] | 3.0, 4.0, 5.0 | 50 %, 0 %, 0 % |" in said
     assert "less regret than version 2 on: the three grids, as recorded at 4, 8 and 16" in said
     assert "less regret than version 3 on: none. Certainly more: none." in said
     assert "in 8 simulated studies of 16 trials" in races.rungs_errors()
