@@ -148,9 +148,10 @@ def objectives_sentence() -> str:
         if _spearman(scores, knn) < GOOD_ORDER:
             worse.append((about.format(len(some)), some))
     count = len(NETWORKS)
+    rows = "every row" if halved == count else f"{halved} of the {count} rows"
     text = (
-        f"In {halved} of the {count} rows `val/view_rank` loses less than half of what RankMe "
-        f"loses, and in {count - len(worse)} its order agrees with that of kNN by at least "
+        f"In {rows} `val/view_rank` loses less than half of what RankMe loses, and in "
+        f"{count - len(worse)} of {count} its order agrees with that of kNN by at least "
         f"{GOOD_ORDER}."
     )
     for about, some in worse:

@@ -234,7 +234,7 @@ CLASSIFY: Presets = {
 
 # Few-shot: Adam 1e-3, halved at intervals (Snell et al. 2017, section 3), and the course reports'
 # Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) instead of the squared
-# Euclidean distance, which is as good only after tuning (docs/notes/training.md).
+# Euclidean distance, which is as good only after tuning (docs/notes/fewshot.md).
 _UNTUNED_FEWSHOT: Values = {
     "optim.name": "adam",
     "optim.lr": 1e-3,
@@ -248,7 +248,7 @@ _UNTUNED_FEWSHOT: Values = {
 }
 
 # For 360 steps on letters, found on other letters than those on which its study tests
-# (benchmarks/fewshot_default.py, docs/notes/training.md): a rate at which a small network learns in
+# (benchmarks/fewshot_default.py, docs/notes/fewshot.md): a rate at which a small network learns in
 # that time, larger logits, whole letters, and all the episodes that a step's images allow.
 _FEWSHOT_LETTERS: Values = {
     "optim.name": "adamw",

@@ -39,6 +39,53 @@ def test_every_figure_of_the_documents_is_that_of_its_record(results: ModuleType
     assert marked >= {"ssl.cell", "ssl.sentence"}
 
 
+WITH_TYPED_FIGURES = {"benchmarks.md", "comparison.md"}
+"""Pages that still have measured figures without a record."""
+TYPED = re.compile(r"(?<![\w.])\.\d{2,}")
+COMMAND = re.compile(r"^ {4}.*\b(?:python|make)\b|`[^`]*\b(?:python|make)\b[^`]*`", re.MULTILINE)
+
+
+def typed_figures(text: str) -> list[str]:
+    """Return the figures such as `.905` that are neither rendered nor code."""
+    text = re.sub(r"<!-- result: .*?<!-- end -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^ {4}(?! |- ).*", "", text, flags=re.MULTILINE)  # not a list in a list
+    text = re.sub(r"`(?:[^`\n]|\n(?!\n))+`", "", text)
+    return TYPED.findall(text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))],
+    ids=lambda page: page.name,
+)
+def test_no_measured_figure_of_a_page_for_users_is_typed(page: Path) -> None:
+    """A figure comes from a record (`results.py render`) or is in the lab notes. A threshold or a
+    default is written as code."""
+    found = typed_figures(page.read_text())
+    assert bool(found) == (page.name in WITH_TYPED_FIGURES), found
+
+
+def test_rendered_figures_and_code_are_not_typed() -> None:
+    code = "`.05` and\n```\n.91\n```\n    .92\n`a\n.96`\n"
+    text = f"{code}<!-- result: a.b -->.93<!-- end --> 1.94 v.95\n"
+    assert typed_figures(text) == []
+    assert typed_figures(text + ".97 [-.021, .5]\n    - .98\n") == [".97", ".021", ".98"]
+
+
+@pytest.mark.parametrize(
+    "page", sorted((REPO / "docs/notes").glob("*.md")), ids=lambda page: page.name
+)
+def test_every_section_of_the_notes_names_the_command_of_its_figures(page: Path) -> None:
+    head, *sections = re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE)
+    missing = [
+        section.partition("\n")[0]
+        for section in (head, *sections)
+        if typed_figures(section) and not COMMAND.search(head + section)
+    ]
+    assert missing == []
+
+
 def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -> None:
     write_searches(tmp_path)
     found: dict[str, Any] = results.record("classify", tmp_path, "make table")
