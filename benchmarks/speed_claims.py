@@ -334,4 +334,4 @@ def failed() -> str:
             if one.holds is False:
                 why = one.why_not or "the reason is not known"
                 lines.append(f"- {one.claim}: {one.ratio}; {why}.")
-    return "\n" + ("\n".join(lines) or "All claims hold.") + "\n"
+    return "\n" + ("\n".join(lines) or "- nothing that is recorded") + "\n"

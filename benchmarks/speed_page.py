@@ -137,11 +137,13 @@ def start() -> str:
         cpu, wall = (statistics.median(one[key] for one in own) for key in ("cpu", "wall"))
         goals = [(cpu, cpu_goal, "CPU"), (wall, wall_goal, "wall time")]
         asked = [(taken, goal, what) for taken, goal, what in goals if goal is not None]
-        verdict = "holds" if all(taken <= goal for taken, goal, _ in asked) else "**fails**"
-        words = " and ".join(f"{goal} s of {what}" for _, goal, what in asked)
-        goal = f"{words}: {verdict}" if asked else ""
-        rows.append([about, decimal(cpu, 1), decimal(wall, 1), goal])
+        words = [f"{goal} s of {what}: {_verdict(taken <= goal)}" for taken, goal, what in asked]
+        rows.append([about, decimal(cpu, 1), decimal(wall, 1), "; ".join(words)])
     return block(["from Enter to the end of the first step", "CPU s", "wall s", "goal"], rows)
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "**fails**"
 
 
 def start_parts() -> str:
@@ -149,12 +151,10 @@ def start_parts() -> str:
     own = [one for one in speed("start")["starts"] if one["contender"] == "vistune"]
     roles = dict.fromkeys(role for one in own for role in one["roles"])
     found = {role: statistics.median(one["roles"].get(role, 0.0) for one in own) for role in roles}
-    most = sorted(found, key=lambda role: -found[role])[:4]
-    parts = [f"{role} {decimal(found[role], 1)}" for role in most]
-    total = statistics.median(one["cpu"] for one in own)
-    return (
-        f"Of the {decimal(total, 1)} CPU seconds of a start on Ray, {listed(parts)} are the largest"
-    )
+    most = sorted(found, key=lambda role: -found[role])[:3]
+    parts = [f"{role} ({decimal(found[role], 1)})".replace("Ray: ", "Ray's ") for role in most]
+    total = decimal(statistics.median(one["cpu"] for one in own), 1)
+    return f"The largest parts of the {total} CPU s of a start on Ray are {listed(parts)}"
 
 
 STEPS = {
@@ -217,8 +217,8 @@ def wirings() -> str:
             beside = f"{decimal(cpu)} and {decimal(wall)} of the {peer.split()[-1]}"
             beside = beside.replace("wiring", "tutorial")
             if limit is not None:
-                verdict = "holds" if max(cpu, wall) <= limit else "**fails**"
-                goal = f"{number(limit)}: {verdict}"
+                verdicts = dict.fromkeys((_verdict(cpu <= limit), _verdict(wall <= limit)))
+                goal = f"{number(limit)}: {' and '.join(verdicts)}"
         rows.append([about, *cells, str(count), beside, goal])
     first = f"{runs[0]['trials']} trials"
     return block([first, "CPU s", "wall s", "behind", "runs", "CPU and wall", "goal"], rows)
@@ -241,7 +241,6 @@ def cluster() -> str:
         third = max(1, len(driver) // 3)
         growth = statistics.fmean(driver[-third:]) / statistics.fmean(driver[:third])
         mean = statistics.fmean(driver)
-        verdict = "holds" if growth <= FLAT else "**fails**"
         about = f"{record['workers']} workers on {record['nodes']} nodes, {record['trials']} trials"
         rows.append(
             [
@@ -249,7 +248,7 @@ def cluster() -> str:
                 decimal(mean, 1),
                 decimal(statistics.fmean(study), 1),
                 decimal(mean / record["epochs"], 1),
-                f"{decimal(growth)}: {verdict}" if len(driver) >= 6 else "-",
+                f"{decimal(growth)}: {_verdict(growth <= FLAT)}" if len(driver) >= 6 else "-",
                 command(record),
             ]
         )

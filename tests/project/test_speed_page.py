@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks import record_file, speed_records
-from benchmarks.speed_page import FIGURES
+from benchmarks.record_speed import SCRIPTS
+from benchmarks.speed_claims import ROWS
+from benchmarks.speed_page import FIGURES, SECTIONS
 
 STEPS = [0.010, 0.011, 0.012, 0.010]
 """CPU seconds of a bare step."""
@@ -43,6 +45,10 @@ def test_a_claim_holds_by_the_ratios_of_its_record(factor: float, verdict: str) 
     assert row[4] == f"{factor:.3f} ({factor:.3f} to {factor:.3f})"
     assert row[5] == verdict
     assert ("the training loop" in FIGURES["speed.failed"]()) is (verdict != "yes")
+
+
+def test_every_record_of_the_page_has_a_script() -> None:
+    assert SCRIPTS.keys() == {*ROWS, *SECTIONS}
 
 
 def test_what_is_not_recorded_is_said() -> None:
