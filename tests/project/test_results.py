@@ -108,6 +108,29 @@ def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Pa
     assert "| not decided |" in differences
 
 
+def test_tables_are_shown_side_by_side(results: ModuleType, tmp_path: Path) -> None:
+    write_searches(tmp_path)
+    whole: dict[str, Any] = results.record("classify", tmp_path, "make table")
+    shorter = json.loads(json.dumps(whole)) | {"command": "shorter"}
+    del shorter["settings"]["E"], shorter["questions"]["E-D"]
+
+    header, _, *rows = figures.answers_of_tables([whole, shorter]).strip().split("\n")
+    assert header == "| difference | `make table` | `shorter` |"
+    cells = {row.split(":")[0].strip("| "): row.split(" | ")[1:] for row in rows}
+    for name, (first, second) in cells.items():
+        assert second.strip(" |") == ("not asked" if name == "E - D" else first)
+    gains = np.subtract(MEANS["C"], MEANS["A"])
+    low, high = stats.t.interval(0.95, 4, gains.mean(), stats.sem(gains))
+    expected = f"{gains.mean():.3f} [{low:.3f}, {high:.3f}]: C is better".replace("0.", ".")
+    assert cells["C - A"][0] == expected
+
+    means = figures.means_of_tables([whole, shorter]).strip().split("\n")
+    low, high = stats.t.interval(0.95, 4, np.mean(MEANS["A"]), stats.sem(MEANS["A"]))
+    mean = f"{np.mean(MEANS['A']):.3f} [{low:.3f}, {high:.3f}]".replace("0.", ".")
+    assert means[2] == f"| A: scratch, all trains | {mean} | {mean} |"
+    assert means[-1].endswith(" | - |")
+
+
 def test_what_searches_share_widens_the_intervals(results: ModuleType, tmp_path: Path) -> None:
     write_searches(tmp_path)
     found: dict[str, Any] = results.record("classify", tmp_path, "make table")
@@ -159,6 +182,11 @@ def test_studies_together_are_one_observation_each(results: ModuleType) -> None:
     low, high = stats.t.interval(0.95, 1, 0.03, stats.sem([0.01, 0.05]))
     assert f".030 [{low:.3f}, {high:.3f}]".replace("0.", ".") in text
     assert "2 of them decide alone, 2 with Holm over all" in text
+
+    # four pairs: t(3) times the standard error of their differences
+    half = stats.t.ppf(0.975, 3) * stats.sem([0.001, -0.001, 0.002, -0.002])
+    text = figures.half_widths([result(0.01), result(0.05)])
+    assert text == f"{half:.3f} to {half:.3f}".replace("0.", ".")
 
 
 def test_tables_under_different_seeds_decide_nothing_in_opposite_ways(
