@@ -4,6 +4,8 @@ docs/results/search_rungs.json and search_efficiency.json.
 Without a record a figure says so.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from benchmarks.evidence_page import markdown, records, without_zeros
@@ -99,7 +101,7 @@ def rungs_page() -> str:
     """Return the paragraph of docs/search.md."""
     if not is_recorded("search_rungs"):
         return not_yet("search_rungs")
-    return f"({source(records('search_rungs'))}):\n\n{rungs_table()}\n\n{rungs_told()}"
+    return f"{rungs_table()}\n\n{rungs_told()}\n\n{source(records('search_rungs'))}."
 
 
 def rungs_notes() -> str:
@@ -170,22 +172,26 @@ def efficiency_table() -> str:
 
 def efficiency_told() -> str:
     """Say in what a search certainly needs more or less than ours."""
-    found: dict[str, dict[str, Ratio]] = {}
-    for name in RACED:
-        trials, epochs = _race_ratios("curves", name)
-        found[name] = {"trials on curves": trials, "epochs on curves": epochs}
-        if final := _race_ratios("final values", name):
-            found[name]["trials on final values"] = final[0]
     said = []
     for title, holds in (
         ("vistune certainly needs fewer than", lambda ratio: ratio.is_below),
         ("It certainly needs more than", lambda ratio: ratio.is_above),
         ("Not decided", lambda ratio: not ratio.is_below and not ratio.is_above),
     ):
-        where = {name: [one for one in row if holds(row[one])] for name, row in found.items()}
-        some = [f"{name} ({listed(ones)})" for name, ones in where.items() if ones]
+        where = {name: _costs_where(name, holds) for name in RACED}
+        some = [f"{name} ({costs})" for name, costs in where.items() if costs]
         said.append(f"{title}: {'; '.join(some) or 'none'}.")
     return " ".join(said)
+
+
+def _costs_where(searcher: str, holds: Callable[[Ratio], bool]) -> str:
+    """Name the costs whose ratio has a property: `trials and epochs on curves`."""
+    found = []
+    for part, costs in (("curves", ("trials", "epochs")), ("final values", ("trials",))):
+        pairs = zip(costs, _race_ratios(part, searcher), strict=False)
+        if some := [cost for cost, ratio in pairs if holds(ratio)]:
+            found.append(f"{listed(some)} on {part}")
+    return ", ".join(found)
 
 
 def efficiency_page() -> str:
@@ -193,8 +199,8 @@ def efficiency_page() -> str:
     if not is_recorded("search_efficiency"):
         return not_yet("search_efficiency")
     record = records("search_efficiency")
-    about = f"({source(record)}; at most {record['most_trials']} trials a search):"
-    return f"{about}\n\n{efficiency_table()}\n\n{efficiency_told()}"
+    about = f"{source(record)}; at most {record['most_trials']} trials a search."
+    return f"{efficiency_table()}\n\n{efficiency_told()}\n\n{about}"
 
 
 def efficiency_notes() -> str:
