@@ -301,12 +301,14 @@ def comparison() -> str:
 
 def batched_studies() -> str:
     """Say for docs/classify.md what batched trials give on processor cores."""
-    records = [speed(name) for name in ("batch_trials", "batch_trials_long")]
+    records = [speed("batch_trials")]
+    with contextlib.suppress(NotRecordedError):
+        records.append(speed("batch_trials_long"))
     studies = [one for record in records for one in record["studies"]]
-    whole = [
-        f"{listed([decimal(ratio) for ratio in of_batch(studies, 'all_trials', length)])} ({about})"
-        for length, about in STUDIES.items()
-    ]
+    whole = []
+    for length in dict.fromkeys(one["length"] for one in studies):
+        shown = [decimal(ratio) for ratio in of_batch(studies, "all_trials", length)]
+        whole.append(f"{listed(shown)} ({STUDIES[length]})")
     all_trials = of_batch(studies, "all_trials")
     to_target = of_batch(studies, "to_target")
     pays = statistics.median(all_trials) < 1

@@ -89,3 +89,18 @@ def test_blocks_in_which_processes_start_are_left_out() -> None:
     row = rows("speed.cluster")[0]
     assert row[1:4] == ["31.0", "15.5", "15.5"]
     assert row[4] == "1.10: holds"
+
+
+def test_batched_trials_are_judged_by_both_times() -> None:
+    """The whole study takes half of the time, a good trial twice as long."""
+    study = {
+        "length": "digits",
+        "to_target": {"batched": 8.0, "one by one": 4.0},
+        "all_trials": {"batched": 10.0, "one by one": 20.0},
+    }
+    write("batch_trials", width=24, trials=48, cores=2, studies=[study, study])
+    text = FIGURES["speed.batched_studies"]()
+    assert "it pays for whole studies, and does not find one good trial sooner" in text
+    assert ".50 and .50 (E on digits)" in text
+    [row] = [row for row in rows("speed.claims") if "equal regret" in row[0]]
+    assert row[4:] == ["2.00, 2.00; all trials .50, .50", "**no**"]
