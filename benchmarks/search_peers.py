@@ -1,5 +1,5 @@
-"""Syne Tune, SMAC3 and DEHB as searchers of `search_regret.py`, in their own environment
-(`benchmarks/peers.txt`).
+"""Syne Tune, SMAC3, DEHB and HEBO as searchers of `search_regret.py`, in environments of their own
+(`benchmarks/peers.txt`, `benchmarks/hebo.txt`).
 
 Each is used through its public ask-and-tell interface and starts with the default configuration.
 Its settings are its defaults except for the fidelities, which go from 1 epoch to all epochs by
@@ -9,13 +9,15 @@ factors of 3. Two of its trainings run at a time.
 import logging
 import tempfile
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ConfigSpace
 import numpy as np
 
 from benchmarks.search_regret import Job, axes_of, default_point, params_at
 from benchmarks.search_tables import Table
+
+if TYPE_CHECKING:
+    import ConfigSpace
 
 FACTOR = 3
 _TRIALS = 100
@@ -127,7 +129,9 @@ class _Kept:
         return Job(handle, self._points.params(said), range(begun, wanted))
 
 
-def _config_space(points: Points, seed: int) -> ConfigSpace.ConfigurationSpace:
+def _config_space(points: Points, seed: int) -> "ConfigSpace.ConfigurationSpace":
+    import ConfigSpace
+
     default = points.default()
     space = ConfigSpace.ConfigurationSpace(seed=seed)
     for name in points.axes:
@@ -221,3 +225,45 @@ class Dehb:
 
     def end(self, job: Job, stopped: bool) -> None:
         self._dehb.tell(job.handle, {"fitness": -job.seen[-1], "cost": len(job.epochs)})
+
+
+# -- peers that stop nothing
+
+
+class Hebo:
+    """HEBO: a Gaussian process on warped inputs and outputs, with several acquisition functions at
+    once (Cowen-Rivers et al. 2022). It has no fidelities, so every training runs to its end."""
+
+    def __init__(self, table: Table, seed: int):
+        import torch
+        from hebo.design_space.design_space import DesignSpace
+        from hebo.optimizers.hebo import HEBO
+
+        np.random.seed(seed)  # noqa: NPY002 - its evolutionary search draws from it
+        torch.manual_seed(seed)
+        self._points = Points(table)
+        self._epochs = table.epochs
+        self._is_first = True
+        axes: list[dict[str, Any]] = []
+        for name in self._points.axes:
+            words = self._points.words(name)
+            if words is None:
+                axes.append({"name": name, "type": "num", "lb": 0.0, "ub": 1.0})
+            else:
+                axes.append({"name": name, "type": "cat", "categories": words})
+        self._hebo = HEBO(DesignSpace().parse(axes), scramble_seed=seed)
+
+    def ask(self) -> Job:
+        said = self._hebo.suggest(n_suggestions=1)
+        if self._is_first:
+            for name, value in self._points.default().items():
+                said[name] = value
+            self._is_first = False
+        words = {name: said[name].iloc[0] for name in self._points.axes}
+        return Job(said, self._points.params(words), range(self._epochs))
+
+    def report(self, job: Job, epoch: int, value: float) -> bool:
+        return True
+
+    def end(self, job: Job, stopped: bool) -> None:
+        self._hebo.observe(job.handle, np.array([[-max(job.seen)]]))

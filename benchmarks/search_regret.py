@@ -215,6 +215,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "BOHB": _peer("SyneTune", "kde"),
     "SMAC": _peer("Smac"),
     "DEHB": _peer("Dehb"),
+    "HEBO": _peer("Hebo"),
 }
 HERE = (OURS, "random", "TPE, halving by 3", "TPE, Hyperband", "GP")
 """Contestants available in vistune's own environment."""
