@@ -5,16 +5,10 @@ trial's request is made when the trial is handed out. Trials that were already w
 may still reach such a machine once, and are handed out again.
 """
 
-from typing import Any
-
 import ray
-from ray.tune import PlacementGroupFactory
 
 from tune.execution.capacity import ConcurrencyLimit, workers_on
-from tune.execution.worker_group import WorkerGroup, others_than
-
-WITHOUT = "without"
-"""Key of a Tune config: ids of machines that the trial must not run on."""
+from tune.execution.worker_group import WorkerGroup
 
 
 class LeftOut:
@@ -54,21 +48,3 @@ class LeftOut:
         if self._group.workers > 1:  # one worker waits for its place without giving up
             self._limit.leave_out(here)
         return True
-
-
-class Request:
-    """Makes the resource request of a one-worker trial from its Tune config.
-
-    Args:
-        group: resources that a trial needs.
-    """
-
-    def __init__(self, group: WorkerGroup):
-        self._bundle = {"CPU": group.cpus, "GPU": group.gpus}
-        self._plain = PlacementGroupFactory([self._bundle])
-
-    def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
-        without = config.get(WITHOUT)
-        if not without:
-            return self._plain
-        return PlacementGroupFactory([self._bundle], bundle_label_selector=[others_than(without)])

@@ -26,8 +26,9 @@ from tune.execution.capacity import (
     gpus_of_a_worker,
     refuse_what_never_fits,
 )
-from tune.execution.left_out import WITHOUT, LeftOut, Request
+from tune.execution.left_out import LeftOut
 from tune.execution.lost_ray import stopped_without_ray
+from tune.execution.placement import WITHOUT, Request
 from tune.execution.ray_session import ray_session
 from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
@@ -140,7 +141,8 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
     """The function of a Tune trial, with its resources."""
     if group.workers == 1:
         return ray.tune.with_resources(
-            functools.partial(run_in_tune, experiment, patience_s, gpus=group.gpus), Request(group)
+            functools.partial(run_in_tune, experiment, patience_s, gpus=group.gpus),
+            Request(group.cpus, group.gpus),
         )
     # The workers hold processors: a Tune trial with one of its own could keep it from them.
     return ray.tune.with_resources(

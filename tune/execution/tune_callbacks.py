@@ -15,7 +15,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.errors import UserError
-from tune.execution.left_out import WITHOUT, LeftOut
+from tune.execution.left_out import LeftOut
+from tune.execution.placement import WITHOUT
 from tune.execution.ray_session import keep_logs
 from tune.study.disk import StorageFailed
 from tune.study.study import Study

@@ -23,6 +23,7 @@ import ray
 
 from trainables.engine.step import found_micro_batch
 from trainables.redaction import redacted
+from tune.execution.placement import others_than
 from tune.execution.runtimes import TrainRuntime, TuneRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
@@ -37,7 +38,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-_NODE_ID = "ray.io/node-id"
 _POLL_S = 0.5
 # A controller that finds no capacity for its workers gives up after this many starts, a minute
 # each; by default it waits for ever.
@@ -54,11 +54,6 @@ class WorkerGroup:
     """CPUs of each worker."""
     gpus: float
     """GPUs of each worker: a share of one, or a whole number."""
-
-
-def others_than(nodes: Sequence[str]) -> dict[str, str]:
-    """Return the label selector for all machines but these; Ray labels machines with their ids."""
-    return {_NODE_ID: f"!in({','.join(nodes)})"} if nodes else {}
 
 
 def run_with_workers(

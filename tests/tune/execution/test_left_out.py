@@ -2,6 +2,8 @@
 blamed if a trial has several workers."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 import ray
 
+from tests import REPO
 from tests.toy import TOY
 from tune.execution import worker_group
 from tune.execution.capacity import ConcurrencyLimit
-from tune.execution.left_out import WITHOUT, LeftOut, Request
+from tune.execution.left_out import LeftOut
+from tune.execution.placement import WITHOUT, Request, others_than
 from tune.execution.tune_callbacks import StorageGuard, StudyScheduler
-from tune.execution.worker_group import WorkerGroup, others_than, run_with_workers
+from tune.execution.worker_group import WorkerGroup, run_with_workers
 from tune.study.work import Outcome, Work, WorkId
 
 HEAD, GOOD, BAD = "10.0.0.1", "10.0.0.2", "10.0.0.3"
@@ -76,11 +80,22 @@ def test_a_wanted_number_of_groups_is_no_more_than_the_others_hold(
 
 
 def test_ray_is_asked_for_other_machines() -> None:
-    request = Request(WorkerGroup(1, 1.0, 0.0))
+    request = Request(cpus=1.0, gpus=0.0)
     assert request({}).bundles == request({WITHOUT: []}).bundles
     asked = request({WITHOUT: ["a", "b"]})
     assert asked._bound.kwargs["bundle_label_selector"] == [{"ray.io/node-id": "!in(a,b)"}]
     assert others_than([]) == {}
+
+
+@pytest.mark.heavy
+def test_a_process_reads_its_request_without_torch() -> None:
+    """Ray unpickles it first, in every process of a cluster. The experiment brings torch."""
+    request = ray.cloudpickle.dumps(Request(cpus=1.0, gpus=0.0))
+    script = f"import pickle, sys; pickle.loads({request!r}); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "False\n", done.stderr
 
 
 class Heard:
