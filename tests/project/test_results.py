@@ -39,8 +39,6 @@ def test_every_figure_of_the_documents_is_that_of_its_record(results: ModuleType
     assert marked >= {"ssl.cell", "ssl.sentence"}
 
 
-WITH_TYPED_FIGURES = {"benchmarks.md", "comparison.md"}
-"""Pages that still have measured figures without a record."""
 TYPED = re.compile(r"(?<![\w.])\.\d{2,}")
 COMMAND = re.compile(r"^ {4}.*\b(?:python|make)\b|`[^`]*\b(?:python|make)\b[^`]*`", re.MULTILINE)
 
@@ -62,8 +60,7 @@ def typed_figures(text: str) -> list[str]:
 def test_no_measured_figure_of_a_page_for_users_is_typed(page: Path) -> None:
     """A figure comes from a record (`results.py render`) or is in the lab notes. A threshold or a
     default is written as code."""
-    found = typed_figures(page.read_text())
-    assert bool(found) == (page.name in WITH_TYPED_FIGURES), found
+    assert typed_figures(page.read_text()) == []
 
 
 def test_rendered_figures_and_code_are_not_typed() -> None:

@@ -1,6 +1,6 @@
 """Text on pictures, drawn by Pillow.
 
-It looks as matplotlib's does and takes a fortieth of its time (`docs/benchmarks.md`).
+It looks as matplotlib's does and takes a fortieth of its time (`docs/notes/speed.md`).
 """
 
 import functools
