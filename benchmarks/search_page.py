@@ -5,7 +5,7 @@
 Words such as "ahead" follow from intervals: 95 % on one side of 1, or of 0. Imports no torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 
 import numpy as np
@@ -39,9 +39,11 @@ PEERS = {
     "ASHA-CQR": "Syne Tune 0.16.0, ASHA-CQR",
     "DEHB": "DEHB 0.1.2",
     "SMAC": "SMAC 2.4.1, multi-fidelity",
+    "HEBO": "HEBO 0.3.6, nothing stopped",
     "random": "random search, nothing stopped",
 }
-"""Contestant of `search_regret.py` -> its name on the page. Those without a record are left out."""
+"""Contestant of `search_regret.py` -> its name on the page. Those with too few seeds are left
+out."""
 BAR = 1.10
 """Ratio above which a warm start costs too much."""
 
@@ -49,22 +51,25 @@ BAR = 1.10
 # -- regret against other searches
 
 
-@cache
 def _peers() -> dict[str, tuple[list[Ratio], list[Ratio]]]:
-    """Return the ratios of each peer on the tables used for tuning, and on the others."""
+    """Return the ratios of each peer with enough seeds, on the tables used for tuning and on the
+    others; a group of tables that a peer has not been run on is empty."""
     done = read(REGRET)
     found = {name: (compared(done, name, TUNED), compared(done, name, REPORTED)) for name in PEERS}
-    return {name: groups for name, groups in found.items() if all(groups)}
+    return {
+        name: groups for name, groups in found.items() if any(groups) and _seeds(name) >= FEWEST
+    }
 
 
 def _seeds(name: str) -> int:
-    """Return the fewest seeds of a contestant on any table."""
-    return min(map(len, together(read(REGRET), name, (*TUNED, *REPORTED))))
+    """Return the fewest seeds of a contestant on any table of a complete group."""
+    done = read(REGRET)
+    groups = (together(done, name, group) for group in (TUNED, REPORTED))
+    return min(len(rows) for group in groups for rows in group)
 
 
-@cache
-def _usual_seeds() -> int:
-    counts = [_seeds(name) for name in _peers()]
+def _usual_seeds(names: Iterable[str]) -> int:
+    counts = [_seeds(name) for name in names]
     return max(counts, key=counts.count)
 
 
@@ -74,28 +79,28 @@ def peers_table() -> str:
         "three grids that our rungs were chosen on: 4, 8, 16",
         "two grids recorded afterwards: 4, 8, 16",
     ]
+    peers = _peers()
+    usual = _usual_seeds(peers)
     rows = []
-    for name, groups in _peers().items():
+    for name, groups in peers.items():
         seeds = _seeds(name)
-        note = "" if seeds == _usual_seeds() else f", {seeds} seeds"
-        rows.append([PEERS[name] + note, *(", ".join(map(str, group)) for group in groups)])
+        note = "" if seeds == usual else f", {seeds} seeds"
+        cells = [", ".join(map(str, group)) or "not run" for group in groups]
+        rows.append([PEERS[name] + note, *cells])
     return markdown(header, rows)
 
 
 def peers_seeds() -> str:
-    return f"{_seeds(OURS)} seeds of vistune, {_usual_seeds()} of each peer"
+    return f"{_seeds(OURS)} seeds of vistune, {_usual_seeds(_peers())} of each peer"
 
 
 def peers_told() -> str:
     """Say who is certainly behind or ahead of us, at which budget."""
+    peers = _peers()
     said = []
     titles = ("On the grids that rungs were chosen on", "On the grids recorded afterwards")
     for index, title in reversed([*enumerate(titles)]):
-        group = {
-            _short(name): groups[index]
-            for name, groups in _peers().items()
-            if _seeds(name) >= FEWEST
-        }
+        group = {_short(name): groups[index] for name, groups in peers.items() if groups[index]}
         said.append(
             f"**{title}**, certainly behind vistune: {named_where(group, 'is_below')}. "
             f"Certainly ahead of it: {named_where(group, 'is_above')}."

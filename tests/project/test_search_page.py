@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import evidence_page, search_words
+from benchmarks import evidence_page, search_page, search_words
 from benchmarks import search_races_page as races
 from benchmarks.search_records import Ratio, differences, ratios, ratios_over_tables
+from benchmarks.search_regret import TUNED
+from benchmarks.search_tables import REPORTED
 
 rng = np.random.default_rng(0)
 TEN, TWENTY = rng.exponential(10, (2000, 1)), rng.exponential(20, (2000, 1))
@@ -147,3 +149,30 @@ def test_words_on_versions_of_the_rungs_follow_the_record(records: Path) -> None
     assert "in 8 simulated studies of 16 trials" in races.rungs_errors()
     assert "was off at some time in 25 %" in races.rungs_errors()
     assert "| version 4, 1/6 | .50 | .50 | .50 |" in races.rungs_notes()
+
+
+def test_a_peer_is_shown_on_the_tables_that_it_was_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEBO on the tables for reporting alone; a peer with few seeds is left out."""
+    done = {
+        (who, table, seed): [regret] * 3
+        for who, regret, tables, seeds in (
+            ("study", 0.1, (*TUNED, *REPORTED), SEEDS),
+            ("random", 0.2, (*TUNED, *REPORTED), SEEDS),
+            ("HEBO", 0.4, REPORTED, SEEDS),
+            ("DEHB", 0.4, (*TUNED, *REPORTED), SEEDS - 1),
+        )
+        for table in tables
+        for seed in range(seeds)
+    }
+    monkeypatch.setattr(search_page, "read", lambda _: done)
+    rows = search_page.peers_table().split("\n")[2:]
+    half, quarter = (", ".join([f"{x} [{x}, {x}]"] * 3) for x in (".50", ".25"))
+    assert rows == [
+        f"| HEBO 0.3.6, nothing stopped | not run | {quarter} |",
+        f"| random search, nothing stopped | {half} | {half} |",
+    ]
+    on_reported, on_tuned = search_page.peers_told().split("\n\n")
+    assert "HEBO at 4, 8 and 16" in on_reported
+    assert "HEBO" not in on_tuned
