@@ -190,7 +190,8 @@ def test_tables_under_different_seeds_decide_nothing_in_opposite_ways(
     results: ModuleType,
 ) -> None:
     """docs/classify.md states this, and which questions are decided."""
-    today = {name: _verdicts(results, f"classify{name}") for name in ("", "-seed1", "-control")}
+    names = ("", "-seed1", "-control", "-long")
+    today = {name: _verdicts(results, f"classify{name}") for name in names}
     rungs2 = {name: _verdicts(results, f"classify-rungs2{name}") for name in ("", "-seed1")}
     before = {name: _verdicts(results, f"classify-adam{name}") for name in ("", "-seed1")}
     same_default = [*today.values(), *rungs2.values()]
@@ -204,7 +205,7 @@ def test_tables_under_different_seeds_decide_nothing_in_opposite_ways(
         assert better.items() <= table.items()
     assert [table["C - A"] for table in rungs2.values()] == ["C is better", "not decided"]
     of_labels = [table["C - A"] for table in today.values()]
-    assert of_labels == ["C is better", "not decided", "not decided"]
+    assert of_labels == ["C is better", *["not decided"] * 3]
     assert _verdicts(results, "classify-both")["C - A"] == "not decided"
     assert today["-control"]["C - A-long"] == "A-long is better"
 

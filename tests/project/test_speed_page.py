@@ -100,7 +100,7 @@ def test_batched_trials_are_judged_by_both_times() -> None:
     }
     write("batch_trials", width=24, trials=48, cores=2, studies=[study, study])
     text = FIGURES["speed.batched_studies"]()
-    assert "it pays for whole studies, and does not find one good trial sooner" in text
+    assert "it saves time over a whole study, and does not find one good trial sooner" in text
     assert ".50 and .50 (E on digits)" in text
     [row] = [row for row in rows("speed.claims") if "equal regret" in row[0]]
     assert row[4:] == ["2.00, 2.00; all trials .50, .50", "**no**"]
