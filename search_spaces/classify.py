@@ -70,7 +70,7 @@ A_TO_E = Comparison(
         "E-D": "the same, backbone frozen",
         "B-A": "does pre-training with labels help",
         "C-A-long": "does it beat training from scratch for as long",
-        "B-A-long": "does pre-training with labels",
+        "B-A-long": "does pre-training with labels beat that",
     },
     since={"B-A-long": 2},
     controls=frozenset({"A-long"}),
