@@ -41,6 +41,7 @@ PEERS = {
     "SMAC": "SMAC 2.4.1, multi-fidelity",
     "HEBO": "HEBO 0.3.6, nothing stopped",
     "random": "random search, nothing stopped",
+    "study at 5d3a9ec": "vistune at commit 5d3a9ec (version 1 of the rungs)",
 }
 """Contestant of `search_regret.py` -> its name on the page. Those with too few seeds are left
 out."""
@@ -110,7 +111,12 @@ def peers_told() -> str:
 
 def _short(name: str) -> str:
     """Shorten a peer's name for a sentence."""
-    known = {"random": "random search", "GP": "Gaussian process", "TPE, Hyperband": "Hyperband"}
+    known = {
+        "random": "random search",
+        "GP": "Gaussian process",
+        "TPE, Hyperband": "Hyperband",
+        "study at 5d3a9ec": "its own commit 5d3a9ec",
+    }
     return known.get(name, name.replace("TPE, halving", "TPE with halving"))
 
 

@@ -161,6 +161,7 @@ def test_only_what_starts_ray_imports_it() -> None:
         "tune/execution/kuberay.py",
         "tune/execution/left_out.py",
         "tune/execution/lost_ray.py",
+        "tune/execution/placement.py",
         "tune/execution/ray_session.py",
         "tune/execution/ray_tune.py",
         "tune/execution/runtimes.py",
