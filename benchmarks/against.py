@@ -18,6 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.earlier_tree import earlier_tree
+
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     "loop.py": ([], r"^overhead ([+-][\d.]+) %", "CPU of a training step over a bare loop's"),
@@ -56,15 +60,12 @@ def main() -> None:
     parser.add_argument("scripts", nargs="*", default=list(SCRIPTS))
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="against-") as folder:
-        before = Path(folder) / "before"
-        git = ["git", "-C", str(REPO), "worktree"]
-        subprocess.run([*git, "add", "-q", "--detach", str(before), options.commit], check=True)
-        try:
-            for script in options.scripts:
-                compare({"now": REPO, "before": before}, Path(folder), script, options.runs)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(before)], check=True)
+    with (
+        earlier_tree(options.commit) as before,
+        tempfile.TemporaryDirectory(prefix="against-") as scratch,
+    ):
+        for script in options.scripts:
+            compare({"now": REPO, "before": before}, Path(scratch), script, options.runs)
 
 
 def compare(trees: dict[str, Path], scratch: Path, script: str, runs: int) -> None:

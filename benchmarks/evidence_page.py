@@ -9,9 +9,13 @@ records.
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figure_text import decimal, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/notes/evidence.md"
@@ -34,21 +38,9 @@ def every(name: str, part: str) -> list[Entry]:
     return [row for task in TASKS for row in records(f"{name}_{task}")[part]]
 
 
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table."""
-    head = list(header)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def without_zeros(text: str) -> str:
-    """Leave out the zero before a decimal point: .52 [.14, .78]."""
-    return re.sub(r"\b0\.", ".", text)
-
-
 def share(value: float) -> str:
     """Format a share as on the page: .052."""
-    return f"{value:.3f}".removeprefix("0")
+    return decimal(value, 3)
 
 
 def signed(interval: list[float], scale: float = 1.0) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence_page import every, markdown, records, without_zeros
+from benchmarks.evidence_page import every, records
+from benchmarks.figure_text import block, decimal
 from benchmarks.label_free_report import objectives_sentence
 from search_spaces.settings import sides
 from tune.formatting import DEFAULT
@@ -25,7 +26,7 @@ NOT_RECORDED = (
 
 def short(value: float) -> str:
     """Format with three digits and no leading zero: `.905`."""
-    return without_zeros(f"{value:.3f}")
+    return decimal(value, 3)
 
 
 def interval(estimate: Interval) -> str:
@@ -114,7 +115,7 @@ def comparison_settings(result: Result) -> str:
         rows.append(
             [f"{name}: {setting['about']}", *cells, interval(estimate), short(spread), images]
         )
-    return _table(header, rows)
+    return block(header, rows)
 
 
 def comparison_differences(result: Result) -> str:
@@ -123,7 +124,7 @@ def comparison_differences(result: Result) -> str:
     for name, (gain, p_holm, verdict) in _answers(result).items():
         question = f"{' - '.join(sides(name))}: {result['questions'][name]}"
         rows.append([question, interval(gain), f"{p_holm:.2g}", verdict])
-    return _table(["difference", "estimate", "p (Holm)", "verdict"], rows)
+    return block(["difference", "estimate", "p (Holm)", "verdict"], rows)
 
 
 def _answers(result: Result) -> dict[str, tuple[Interval, float, str]]:
@@ -153,7 +154,7 @@ def answers_of_tables(results: list[Result]) -> str:
             for found in answers
         ]
         rows.append([f"{' - '.join(sides(name))}: {about}", *cells])
-    return _table(["difference", *(f"`{one['command']}`" for one in results)], rows)
+    return block(["difference", *(f"`{one['command']}`" for one in results)], rows)
 
 
 def means_of_tables(results: list[Result]) -> str:
@@ -164,7 +165,7 @@ def means_of_tables(results: list[Result]) -> str:
         found = [one["settings"].get(name) for one in results]
         cells = ["-" if row is None else interval(_mean(row)) for row in found]
         rows.append([f"{name}: {about}", *cells])
-    return _table(["setting", *(f"`{one['command']}`" for one in results)], rows)
+    return block(["setting", *(f"`{one['command']}`" for one in results)], rows)
 
 
 def _mean(setting: Result) -> Interval:
@@ -211,11 +212,7 @@ def choices_of_two_builds(result: Result) -> str:
         cells = [interval(mean_of(*side)) for side in sides]
         gap = interval(welch(*setting["scores"], setting["common_images"]))
         rows.append([f"{name}: {setting['about']}", *cells, gap])
-    return _table(header, rows)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    return f"\n{markdown(header, rows)}\n"
+    return block(header, rows)
 
 
 PARTS: dict[str, Callable[[Result], str]] = {
@@ -254,7 +251,7 @@ def shared_draws() -> str:
     """Return how the best of four trials of two settings correlates under shared draws."""
     rows = records("shared_draws")["rows"]
     of_four = next(row["correlation"] for row in rows if row["trials"] == 4)
-    return without_zeros(f"{of_four:.2f}")
+    return decimal(of_four)
 
 
 FIGURES: dict[str, Callable[[], str]] = {

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.evidence_page import markdown, without_zeros
+from benchmarks.figure_text import markdown, without_zeros
 
 RECORD = Path(__file__).parent / "data/label_free.jsonl"
 RESAMPLES = 1000

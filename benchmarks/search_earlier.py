@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,13 +110,10 @@ def main() -> None:
 
     sys.path.insert(0, str(REPO))
     from benchmarks import search_regret as today
+    from benchmarks.earlier_tree import earlier_tree
     from benchmarks.search_tables import Table, tables
 
-    with tempfile.TemporaryDirectory(prefix="earlier-") as folder:
-        tree = Path(folder) / "tree"
-        git = ["git", "-C", str(REPO), "worktree"]
-        subprocess.run([*git, "add", "-q", "--detach", str(tree), options.commit], check=True)
-
+    with earlier_tree(options.commit) as tree:
         served = Served(tree)
 
         def study(table: Table, seed: int) -> today.Searcher:
@@ -131,7 +127,6 @@ def main() -> None:
             today.record([name], some, options.seeds, today.RECORD)
         finally:
             served.close()
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
 if __name__ == "__main__":

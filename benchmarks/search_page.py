@@ -11,7 +11,7 @@ from functools import cache, partial
 import numpy as np
 
 from benchmarks import search_races_page as races
-from benchmarks.evidence_page import markdown
+from benchmarks.figure_text import listed, markdown
 from benchmarks.search_records import (
     BETTER,
     COLD,
@@ -27,7 +27,7 @@ from benchmarks.search_records import (
 )
 from benchmarks.search_regret import BUDGETS, OURS, TUNED, Done, compared, read, together
 from benchmarks.search_tables import RELATED, REPORTED
-from benchmarks.search_words import FEWEST, budgets_where, listed, named_where, table_name
+from benchmarks.search_words import FEWEST, budgets_where, named_where, table_name
 
 PEERS = {
     "TPE, halving by 3": "Optuna 5, TPE with successive halving by 3",

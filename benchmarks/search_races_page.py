@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.evidence_page import markdown, records, without_zeros
+from benchmarks.evidence_page import records
+from benchmarks.figure_text import decimal, listed, markdown, without_zeros
 from benchmarks.search_records import Ratio, ratios
 from benchmarks.search_regret import BUDGETS, OURS
-from benchmarks.search_words import is_recorded, listed, named_where, not_yet, source, table_name
+from benchmarks.search_words import is_recorded, named_where, not_yet, source, table_name
 
 RACED = {
     "random search": "random search, nothing stopped",
@@ -132,15 +133,11 @@ def rungs_errors_table() -> str:
     found = {(one["version"], one["correlation"]): one["off"] for one in record["errors"]}
     trues = list(dict.fromkeys(true for _, true in found))
     rows = [
-        [f"version {version}, {rung}", *(_share(found[version, true][index]) for true in trues)]
+        [f"version {version}, {rung}", *(decimal(found[version, true][index]) for true in trues)]
         for version in (3, 4)
         for index, rung in enumerate(("1/12", "1/6"))
     ]
     return markdown(["true correlation", *(without_zeros(f"{true:g}") for true in trues)], rows)
-
-
-def _share(value: float) -> str:
-    return without_zeros(f"{value:.2f}")
 
 
 # -- trials and epochs to a good value

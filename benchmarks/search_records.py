@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.evidence_page import without_zeros
+from benchmarks.figure_text import without_zeros
 from benchmarks.search_tables import DATA
 
 MISLED = DATA / "search_misled.csv"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.evidence_page import RESULTS, Entry, records
+from benchmarks.figure_text import listed
 from benchmarks.search_records import Ratio
 from benchmarks.search_regret import BUDGETS
 
@@ -16,12 +17,6 @@ TABLES = {
     "scratch-earth": "from scratch, earth",
 }
 """Recorded grid -> its name on the page. Other tables keep their own."""
-
-
-def listed(words: Iterable[object]) -> str:
-    """Join with commas and "and"."""
-    found = [str(word) for word in words]
-    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
 def budgets_where(holds: Iterable[bool]) -> str:

@@ -5,13 +5,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.figure_text import block, decimal
 from benchmarks.speed_records import (
     NOT_RECORDED,
     NotRecordedError,
     Record,
-    block,
     command,
-    decimal,
     number,
     quartiles,
     ratios,

@@ -8,6 +8,7 @@ import itertools
 import statistics
 from collections.abc import Callable
 
+from benchmarks.figure_text import block, decimal, listed
 from benchmarks.speed_claims import (
     PEER_CPU,
     ROWS,
@@ -22,10 +23,7 @@ from benchmarks.speed_records import (
     NOT_RECORDED,
     NotRecordedError,
     Record,
-    block,
     command,
-    decimal,
-    listed,
     number,
     percent,
     ratios,

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.evidence_page import markdown, without_zeros
+from benchmarks.figure_text import decimal, without_zeros
 from benchmarks.record_file import SPEED
 
 Record = dict[str, Any]
@@ -60,10 +60,6 @@ def percent(share: float) -> str:
     return f"{round(100 * share)} %"
 
 
-def decimal(value: float, digits: int = 2) -> str:
-    return without_zeros(f"{value:.{digits}f}")
-
-
 def ratios(ours: Iterable[float], theirs: Iterable[float]) -> list[float]:
     """Return ours over theirs, turn by turn."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
@@ -74,13 +70,3 @@ def quartiles(found: Sequence[float]) -> str:
     low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
     show = inverse if middle < 0.5 else lambda ratio: decimal(ratio, 3)
     return f"{show(middle)} ({show(low)} to {show(high)})"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words: a, b and c."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def block(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table that stands apart from its markers."""
-    return f"\n{markdown(header, rows)}\n"

@@ -17,9 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.earlier_tree import earlier_tree
 
 REPO = Path(__file__).resolve().parents[1]
 WORKER = '''
@@ -218,18 +220,6 @@ def read_cold(folder: Path, runs: int) -> None:
         f"{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}] of {runs}",
         flush=True,
     )
-
-
-@contextmanager
-def earlier_tree(commit: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="stores-") as folder:
-        before = Path(folder) / "before"
-        git = ["git", "-C", str(REPO), "worktree"]
-        subprocess.run([*git, "add", "-q", "--detach", str(before), commit], check=True)
-        try:
-            yield before
-        finally:
-            subprocess.run([*git, "remove", "--force", str(before)], check=True)
 
 
 PARTS = ("alike", "unlike", "build", "open", "large", "dark", "still", "cold")

@@ -154,10 +154,9 @@ class OverlappingSets:
         tables, searches, _ = self.members.shape
         table, search, place = np.nonzero(self.members)
         sets = table * searches + search
-        counts = np.bincount(sets * images + self.pools[table, place], minlength=1)
-        found = np.zeros(tables * searches * images)
-        found[: len(counts)] = counts / images
-        return found.reshape(tables, searches, images)
+        image = sets * images + self.pools[table, place]
+        counts = np.bincount(image, minlength=tables * searches * images)
+        return counts.reshape(tables, searches, images) / images
 
     def shared_variance(self, differences: np.ndarray) -> np.ndarray:
         """Return the variance (T,) of the mean over searches that is due to the images that they

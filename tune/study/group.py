@@ -76,14 +76,12 @@ class Group:
     def experiment(self) -> str:
         """Experiment that the group was created for. MLflow shows all members in it, because a run
         and its parent must be in the same experiment."""
-        events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
-        return str(events[0]["experiment"])
+        return str(_beginning(self.folder)["experiment"])
 
     @property
     def questions(self) -> int:
         """Version of the questions that the group began with."""
-        events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
-        return int(events[0].get("questions", 1))
+        return _questions(self.folder)
 
     @property
     def event(self) -> dict[str, str]:
@@ -127,8 +125,7 @@ class Group:
     @classmethod
     def at(cls, folder: Path) -> "Group":
         """The group in `folder`, for which `is_group` is true."""
-        events, _ = EventLog.read(folder / LOG, 0, limit=1)
-        return cls(folder, study_id(events[0]))
+        return cls(folder, study_id(_beginning(folder)))
 
     @property
     def searches(self) -> int | None:
@@ -176,10 +173,19 @@ def is_group(folder: Path) -> bool:
 
 def _kind(folder: Path) -> str | None:
     """GROUP or STUDY; None if nothing has begun."""
+    first = _beginning(folder)
+    return str(first.get("kind", STUDY)) if first else None
+
+
+def _questions(folder: Path) -> int:
+    """Version of the questions that a group began with. Logs of version 1 do not name it."""
+    return int(_beginning(folder).get("questions", 1))
+
+
+def _beginning(folder: Path) -> dict[str, Any]:
+    """First event of the log in `folder`; empty if nothing has begun."""
     events, _ = EventLog.read(folder / LOG, 0, limit=1)
-    if not events:
-        return None
-    return str(events[0].get("kind", STUDY))
+    return events[0] if events else {}
 
 
 def _begin(
@@ -236,22 +242,21 @@ def members(folder: Path, search: int | None = None) -> Members | None:
                     words.append("--control")
                 resume = command("run", *words, storage=folder.parent, anywhere=True)
                 asked = comparison.without(comparison.controls - begun.keys())
-                asked = asked.as_of(Group.at(folder).questions if is_group(folder) else 1)
-                return Members(asked, resume, begun)
+                return Members(asked.as_of(_questions(folder)), resume, begun)
     return _own_members(folder, search)
 
 
 def _own_members(folder: Path, search: int | None) -> Members | None:
     """Return the members of a user's own comparison, which the group's log describes."""
-    events, _ = EventLog.read(folder / LOG, 0, limit=1)
-    recorded = events[0].get("comparison") if events else None
+    beginning = _beginning(folder)
+    recorded = beginning.get("comparison")
     if recorded is None:
         return None
 
     own = OwnComparison.from_json(recorded)
     begun = _begun(folder, own.comparison, search)
     manifests = [read_manifest(path / "study.json") for path in begun.values()]
-    if not manifests or {one.experiment for one in manifests} != {events[0]["experiment"]}:
+    if not manifests or {one.experiment for one in manifests} != {beginning["experiment"]}:
         return None
     words = [manifests[0].typed_experiment, "--compare", own.name]
     resume = command("run", *words, storage=folder.parent, anywhere=True)
