@@ -1,6 +1,7 @@
 """The process of a command, which ends with the process that started it; the message of a
 failure."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Self
 from tune.execution import supervisor
 
 _LINES = 20  # of output, shown in a failure
+_PATIENCE_S = 30.0
+"""Time that the supervisor has to end the command. On a busy machine it may wait for its turn, and
+without it the command would live on."""
 
 
 class Process:
@@ -45,9 +49,10 @@ class Process:
 
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(b"end")
         try:
-            self._process.wait(2 * supervisor.GRACE_S)
+            self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -110,9 +110,8 @@ class Pictures:
             self._given_up = True
             self._process.kill()
             self._changed.notify()
-            left = sum(one.may_be_drawn for one in self._shown())
         self._thread.join()
-        left += self._failed
+        left = sum(one.may_be_drawn for one in self._shown()) + self._failed
         for claim in self._claims.values():
             claim.release()
         return left
@@ -164,8 +163,9 @@ class Pictures:
             is_done = self._draw(one)
             self._drawn[one.study] += 1
             with self._changed:
-                self._waiting.remove(one)
-                self._failed += not (is_done or self._given_up)
+                if is_done or not self._given_up:
+                    self._waiting.remove(one)
+                    self._failed += not is_done
         self._process.close()
 
     def _next(self) -> Undrawn | None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import is_alive, wait_for
 from trainables.base import Metrics
 from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
@@ -280,21 +282,6 @@ def test_a_command_that_is_not_there_fails(tmp_path: Path) -> None:
         outcome_of(script("nowhere"), tmp_path, Reported())
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 FAMILY = """
 import os, subprocess, sys, time
 child = subprocess.Popen(["sleep", "600"])
@@ -339,6 +326,29 @@ def test_a_killed_starter_leaves_no_process(tmp_path: Path) -> None:
 
     assert started.returncode == -9
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_a_command_ends_though_a_fork_of_its_starter_lives(tmp_path: Path) -> None:
+    """A forked process holds the supervisor's pipe too, which then does not close."""
+    words = [sys.executable, "-S", "-c", FAMILY]
+    with (tmp_path / "lock").open("w") as file:
+        process = Process(
+            words, str(tmp_path), dict(os.environ), tmp_path / "output.txt", file.fileno()
+        )
+        process.__enter__()
+    wait_for((tmp_path / "family").exists)
+    fork = os.fork()
+    if not fork:
+        time.sleep(60)
+        os._exit(0)
+
+    try:
+        process.__exit__()
+        pids = [int(word) for word in (tmp_path / "family").read_text().split()]
+        wait_for(lambda: not any(is_alive(pid) for pid in pids))
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
 
 
 def is_free(lock: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import is_alive, wait_for
 from trainables.base import Metrics
 from trainables.errors import TrialFailed
 from tune.execution import silence
@@ -173,7 +174,7 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     outcome = run_trial(experiment, work, LocalRuntime(tmp_path, lambda *_: True))
 
     assert (outcome.state, outcome.reason) == ("FAIL", "hung")
-    assert not Path(f"/proc/{pid.read_text()}").exists()
+    wait_for(lambda: not is_alive(int(pid.read_text())))
 
 
 def test_the_usual_epoch_is_the_median_over_trials() -> None:
