@@ -7,7 +7,7 @@ number. A copy from ordinary memory makes it wait; one from pinned memory does n
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -114,16 +114,33 @@ def in_float32(device: torch.device) -> Iterator[None]:
             yield
         return
 
-    products = torch.backends.cuda.matmul.allow_tf32
-    convolutions = torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    switches = _tf32_switches()
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    for owner, name, off in switches:
+        setattr(owner, name, off)
     try:
         with torch.autocast("cuda", enabled=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = products
-        torch.backends.cudnn.allow_tf32 = convolutions
+        for (owner, name, _), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _tf32_switches() -> list[tuple[Any, str, bool | str]]:
+    """Return the settings of torch that allow TF32, each with the value that forbids it.
+
+    torch has two names for each. Once a program has used the newer ones, torch refuses to read the
+    older ones.
+    """
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    older = [(products, "allow_tf32", False), (convolutions, "allow_tf32", False)]
+    try:
+        for owner, name, _ in older:
+            getattr(owner, name)
+    except RuntimeError:
+        return [(products, "fp32_precision", "ieee"), (convolutions.conv, "fp32_precision", "ieee")]
+    return older
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:

@@ -1,5 +1,7 @@
 """The device of a process, and the operations that compute in full precision on it."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -74,6 +76,22 @@ def test_tf32_is_off_in_it_and_comes_back() -> None:
         assert torch.backends.cudnn.allow_tf32 == convolutions
     finally:
         torch.backends.cuda.matmul.allow_tf32 = products
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@pytest.mark.parametrize(("changed", "value"), [(0, "tf32"), (1, "ieee")])
+def test_tf32_set_by_its_newer_name_is_off_in_it_too(changed: int, value: str) -> None:
+    """torch then refuses to read the older name, `allow_tf32`."""
+    owners: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    default = owners[changed].fp32_precision
+    owners[changed].fp32_precision = value
+    before = [owner.fp32_precision for owner in owners]
+    try:
+        with in_float32(torch.device("cuda")):
+            assert [owner.fp32_precision for owner in owners] == ["ieee", "ieee"]
+        assert [owner.fp32_precision for owner in owners] == before
+    finally:
+        owners[changed].fp32_precision = default
 
 
 def test_sums_are_in_float64_where_the_device_has_it() -> None:
