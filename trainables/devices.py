@@ -134,6 +134,7 @@ def _tf32_switches() -> list[tuple[Any, str, bool | str]]:
     """
     products: Any = torch.backends.cuda.matmul
     convolutions: Any = torch.backends.cudnn
+    older: list[tuple[Any, str, bool | str]]
     older = [(products, "allow_tf32", False), (convolutions, "allow_tf32", False)]
     try:
         for owner, name, _ in older:

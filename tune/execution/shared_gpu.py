@@ -4,6 +4,8 @@ each time, as long as they fit and get more done together."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from trainables.errors import first_line
+
 MOST = 8
 """Maximum number of trials that share a GPU."""
 _GAIN = 1.1
@@ -12,6 +14,8 @@ _BUSY = 0.9
 """A GPU that computes for this part of the time has no capacity for more trials."""
 _MEMORY = 0.9
 """Part of a GPU's memory that may be filled: a trial may need more than its first steps show."""
+_NO_MEMORY = "out of memory"
+_PARTS = 10_000  # Ray counts resources in ten-thousandths
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Cho
     Args:
         measure: lets this many trials train side by side.
         most: maximum number of concurrent trials, from 1, such as the number with a processor core.
+    Raises:
+        Exception: from `measure`, if not even one trial can be timed.
     """
     measured = {1: measure(1)}
     count = 1
@@ -57,7 +63,10 @@ def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Cho
         if why:
             return Choice(count, why, measured)
 
-        measured[following] = measure(following)
+        try:
+            measured[following] = measure(following)
+        except Exception as error:  # of many types; fewer of them have just trained
+            return Choice(count, _why_not(following, error), measured)
         gained = measured[following].steps_per_s / measured[count].steps_per_s
         if gained < _GAIN:
             why = f"{following} get {gained:.2f} times as much done"
@@ -72,6 +81,19 @@ def _doubled(most: int) -> Iterator[int]:
     while count < most:
         count = min(2 * count, most)
         yield count
+
+
+def share_of_gpu(count: int) -> float:
+    """Share of a GPU that each of `count` trials gets. It is rounded down to what Ray can count:
+    six times 0.1667 would be more than one GPU, and the sixth trial would wait for ever."""
+    return _PARTS // count / _PARTS
+
+
+def _why_not(count: int, error: Exception) -> str:
+    """Say why so many trials could not be timed side by side."""
+    if _NO_MEMORY in str(error):
+        return f"{count} do not fit into its memory"
+    return f"{count} cannot be timed: {first_line(error)}"
 
 
 def _no_room(found: Together, times: float) -> str:

@@ -1,22 +1,26 @@
 """Let trials train side by side on one GPU for a few seconds, as Ray runs them, to see how many of
 them share it well (`shared_gpu.py`)."""
 
+import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import build
+from trainables.devices import limit_memory
 from trainables.engine.allocator import keep_freed_memory
 from trainables.errors import first_line
 from tune.execution.runtimes import LocalRuntime
-from tune.execution.shared_gpu import MOST, Choice, Together, choose_together
+from tune.execution.shared_gpu import MOST, Choice, Together, choose_together, share_of_gpu
 from tune.execution.timed_steps import TimedSteps
 from tune.execution.trial import bring_backbone, settle
 from tune.execution.worker_group import WorkerGroup
@@ -25,12 +29,22 @@ from tune.experiments import Experiment
 _SECONDS = 4.0
 _LOOK_S = 0.1
 """NVML's own figure is a mean over about this time."""
+_PLACE_S = 60.0
+"""Time in which Ray must find a machine for trials side by side. It has just found one for a trial
+alone."""
 
 
 class Stepper:
-    """A trial of a config, in a process of its own, that trains for as long as it is told to."""
+    """A trial of a config, in a process of its own, that trains for as long as it is told to.
 
-    def __init__(self, experiment: Experiment, flat: dict[str, Any]):
+    Args:
+        share: its share of the GPU, and of the GPU's memory.
+    Raises:
+        torch.OutOfMemoryError: a batch fits into the GPU, but not into this share of it.
+    """
+
+    def __init__(self, experiment: Experiment, flat: dict[str, Any], share: float = 1.0):
+        limit_memory(share)
         bring_backbone(flat)
         config: Any = build(experiment.config, flat)
         torch.set_num_threads(config.train.threads)
@@ -45,6 +59,11 @@ class Stepper:
         self._steps = TimedSteps(experiment.trainable, config, some, runtime)
         self._steps.seconds(1)
         self._steps.trainable.validate()  # this may need more memory than a step
+        micro_batch = self._steps.state.batches.reduced_micro_batch
+        if share < 1 and micro_batch:
+            raise torch.OutOfMemoryError(
+                f"out of memory: {share:g} of the GPU holds {micro_batch} images of a batch"
+            )
 
     def ready(self) -> None:
         """Return once it has taken a step."""
@@ -89,10 +108,30 @@ class _Busy:
         seen = []
         while not self._ended.wait(_LOOK_S):
             try:
-                seen.append(torch.cuda.utilization(self._device) / 100)
-            except Exception:  # of many types: NVML or its package may be missing
+                seen.append(computing_share(self._device))
+            except Exception:  # of many types: NVML may be missing, or not know it of a part
                 return
             self.mean = sum(seen) / len(seen)
+
+
+def computing_share(device: torch.device) -> float:
+    """Part of the last moments in which a GPU computed, in [0, 1].
+
+    NVML is asked by the GPU's identity, because it numbers GPUs by their slot, and CUDA those that
+    are visible by their speed. Ray brings NVML's Python package with it.
+
+    Raises:
+        Exception: NVML is missing, or does not know, as of a part of a GPU (MIG).
+    """
+    from ray._private.thirdparty import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        identity = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{identity}")
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _memory_taken(device: torch.device) -> float | None:
@@ -112,20 +151,55 @@ def measure_on_ray(
         flat: the flat config.
         group: resources of one trial; all share its GPU.
     """
-    actor: Any = ray.remote(Stepper)
+    stepper: Any = ray.remote(Stepper)
 
     def measure(count: int) -> Together:
-        shared = actor.options(num_cpus=group.cpus, num_gpus=group.gpus / count)
-        actors = [shared.remote(experiment, dict(flat)) for _ in range(count)]
-        try:
+        share = share_of_gpu(count) if group.gpus else 1.0
+        with side_by_side(stepper, group, count, experiment, dict(flat), share) as actors:
             ray.get([one.ready.remote() for one in actors])
             found = ray.get([one.train.remote(_SECONDS) for one in actors])
-        finally:
-            for one in actors:
-                ray.kill(one)
         return _all_together(found)
 
     return measure
+
+
+@contextlib.contextmanager
+def side_by_side(
+    actor: Any, group: WorkerGroup, count: int, *arguments: Any
+) -> Iterator[list[Any]]:
+    """Provide `count` actors that share one GPU of one machine, each with the processors of a
+    trial.
+
+    Without a placement group, Ray would give them GPUs of several machines if there are any.
+
+    Args:
+        actor: a class of actors.
+        group: resources of one trial that has the GPU for itself.
+        arguments: of the actor's constructor.
+    Raises:
+        RuntimeError: no machine has as many free processors beside a GPU.
+    """
+    bundle = {"CPU": group.cpus * count}
+    if group.gpus:
+        bundle["GPU"] = group.gpus
+    place = placement_group([bundle])
+    try:
+        # A cluster may have to start a machine for the first trial.
+        if count > 1 and not place.wait(_PLACE_S):
+            raise RuntimeError(f"no machine has {bundle['CPU']:g} free processors for its GPU")
+        placed = actor.options(
+            num_cpus=group.cpus,
+            num_gpus=group.gpus * share_of_gpu(count),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place, 0),
+        )
+        actors = [placed.remote(*arguments) for _ in range(count)]
+        try:
+            yield actors
+        finally:
+            for one in actors:
+                ray.kill(one)
+    finally:
+        remove_placement_group(place)
 
 
 def _all_together(found: list[Together]) -> Together:
@@ -172,4 +246,4 @@ def share_gpus(
     except Exception as error:  # the trials themselves will say more
         choice = Choice(1, f"trials cannot be timed: {first_line(error)}", {})
     say(choice.describe())
-    return replace(group, gpus=group.gpus / choice.count)
+    return replace(group, gpus=group.gpus * share_of_gpu(choice.count))

@@ -4,15 +4,23 @@ cores."""
 import math
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 
 from tests import REPO
 from tests.commands import Call
 from trainables.config import build, flatten
-from tune.execution.shared_gpu import Together, choose_together
-from tune.execution.trials_together import measure_on_ray, share_gpus
+from tune.execution.capacity import workers_on
+from tune.execution.shared_gpu import MOST, Together, choose_together, share_of_gpu
+from tune.execution.trials_together import (
+    computing_share,
+    measure_on_ray,
+    share_gpus,
+    side_by_side,
+)
 from tune.execution.worker_group import WorkerGroup
 from tune.experiments import EXPERIMENTS
 
@@ -73,6 +81,47 @@ def test_no_more_than_have_a_core(most: int) -> None:
     assert seen == sorted({1, *(2**n for n in range(1, 1 + int(math.log2(most)))), most})
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "4 do not fit into its memory"),
+        (OSError("no such folder"), "4 cannot be timed: no such folder"),
+    ],
+)
+def test_as_many_as_could_be_timed_share_the_gpu(error: Exception, why: str) -> None:
+    """Two have trained side by side, so a failure of four does not leave the GPU to one."""
+
+    def measure(count: int) -> Together:
+        if count > 2:
+            raise error
+        return Together(float(count))
+
+    choice = choose_together(measure)
+    assert (choice.count, choice.why) == (2, why)
+
+
+@pytest.mark.parametrize("count", range(1, MOST + 1))
+def test_as_many_shares_fit_on_a_gpu_as_were_measured(count: int) -> None:
+    group = WorkerGroup(1, 1.0, share_of_gpu(count))
+    assert workers_on({"CPU": 16.0, "GPU": 1.0}, group) == count
+
+
+def test_nvml_is_asked_about_the_gpu_of_this_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's first GPU may be NVML's second."""
+    busy = {"GPU-aa": 10, "GPU-bb": 80}
+    nvml = "ray._private.thirdparty.pynvml"
+    monkeypatch.setattr(f"{nvml}.nvmlInit", lambda: None)
+    monkeypatch.setattr(f"{nvml}.nvmlShutdown", lambda: None)
+    monkeypatch.setattr(f"{nvml}.nvmlDeviceGetHandleByUUID", lambda identity: identity)
+    monkeypatch.setattr(
+        f"{nvml}.nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=busy[handle])
+    )
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="bb")
+    )
+    assert computing_share(torch.device("cuda")) == 0.8
+
+
 def test_without_a_gpu_nothing_is_timed() -> None:
     said: list[str] = []
     group = WorkerGroup(1, 1.0, 0.0)
@@ -109,6 +158,43 @@ def test_the_command_plans_with_auto(call: Call) -> None:
     refused = call("toy", "--plan", "--concurrent", "auto", "--local")
     assert refused.code == 2
     assert "--concurrent auto with --local" in refused.err
+
+
+class Placed:
+    """An actor that tells which GPUs Ray has given it."""
+
+    def gpus(self) -> list[int]:
+        return ray.get_gpu_ids()
+
+
+@pytest.mark.heavy
+def test_trials_side_by_side_share_one_gpu_of_several() -> None:
+    """Six, because a sixth that is rounded up is more than a sixth."""
+    ray.init(num_cpus=12, num_gpus=2, include_dashboard=False)  # Ray counts GPUs, and uses none
+    try:
+        actor = ray.remote(Placed)
+        with side_by_side(actor, WorkerGroup(1, 1.0, 1.0), 6) as actors:
+            found = ray.get([one.gpus.remote() for one in actors], timeout=60)
+    finally:
+        ray.shutdown()
+    assert len({tuple(gpus) for gpus in found}) == 1
+    assert len(found[0]) == 1
+
+
+@pytest.mark.heavy
+def test_more_than_a_machine_has_processors_for_are_not_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tune.execution.trials_together._PLACE_S", 1.0)
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)
+    try:
+        with (
+            pytest.raises(RuntimeError, match="no machine has 4 free processors for its GPU"),
+            side_by_side(ray.remote(Placed), WorkerGroup(1, 1.0, 1.0), 4),
+        ):
+            pass
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.heavy
