@@ -93,7 +93,7 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 # Those that are no claim against a peer: what records and reads tables, what compares two checkouts, what compares our own defaults, for hours,
 # and what simulates verdicts.
 NO_CLAIM := $(addprefix benchmarks/,against.py classify_default.py density.py earlier_tree.py earlier_winners.py experiment_page.py fewshot_default.py figure_text.py mutation.py record_curves.py same_numbers.py search_rungs.py search_tables.py \
-	evidence_page.py gpu_check.py gpu_work.py record_file.py record_seeds.py record_speed.py recorded_seeds.py results.py search_luck.py \
+	evidence_page.py gpu_check.py gpu_rows.py gpu_table.py gpu_work.py record_file.py record_seeds.py record_speed.py recorded_seeds.py results.py search_luck.py \
 	scenes.py search_cqr.py search_earlier.py search_optuna.py search_page.py search_peers.py search_races_page.py search_records.py search_regret.py search_variants.py search_words.py speed_claims.py speed_page.py speed_records.py table_intervals.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
 BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 gpu-check: $(VENV)/installed  ## every claim about GPUs, on the card of this machine: under 8 minutes (docs/gpu.md)

@@ -2,580 +2,151 @@
 
     make gpu-check                                    # under 8 minutes on an H100 with 16 cores
     python benchmarks/gpu_check.py --json gpu.json    # the same with any Python that has vistune
+    python benchmarks/gpu_check.py --patience 4       # a slower card: each row may take longer
     python benchmarks/gpu_check.py --device cpu --quick    # that the script runs: CI has no card
 
 Nothing is downloaded: the data are random numbers. Every row shows a claim, the measurement, and
 whether the claim holds. Claims about speed are not judged on a CPU. The exit code is 1 if a claim
 fails. docs/gpu.md explains the rows.
+
+A process of its own measures. If a check raises an error, ends that process or takes longer than
+its time (`gpu_table.BUDGETS_S`), its row fails, and another process continues with the next check:
+an error may leave a card's context unusable.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import platform
+import queue
 import signal
 import subprocess
 import sys
-import tempfile
-import textwrap
+import threading
 import time
-import traceback
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.gpu_work import (
-    FULL,
-    NAMES,
-    QUICK,
-    ByHand,
-    Here,
-    OnTheCard,
-    Size,
-    Training,
-    byol_config,
-    images_per_s,
-    made_data,
-    work,
-)
-from tests.waits import Waits
-from trainables.base import TrainConfig
-from trainables.byol import BYOL
-from trainables.classifier import Classifier, ClassifierConfig
-from trainables.data import DataConfig
-from trainables.data.placement import copied_to
-from trainables.data.sampling import generator
-from trainables.devices import choose_device, describe_device, send
-from trainables.engine.feed import tensors_in
-from trainables.engine.fit import fit
-from trainables.engine.numerics import has_bfloat16, settle_numerics
-from trainables.errors import UserError
-from trainables.files import LAST
+from benchmarks.gpu_table import BUDGETS_S, REFUSED, START_S, UNHURRIED_S, Row, broken, show
 
-OVERHEAD_PERCENT = 5.0
-"""Largest percentage by which the input path may slow the model down."""
-TIMES_BY_HAND = 3.0
-"""Required images per second, relative to a DataLoader with torchvision's transforms."""
-AUGMENT_TOLERANCE = 1e-4
-"""Largest allowed difference of a value in [0, 1] between augmentation on the card and on the
-CPU."""
-SMALL_EPOCHS = 4
-COLUMNS = 78
 
+class Worker:
+    """A process that runs checks one after the other and reports in lines of JSON.
 
-@dataclass
-class Row:
-    """One line of the table."""
-
-    name: str
-    claim: str
-    measured: str
-    holds: bool | None
-    """True if the claim holds; None if it is not judged here."""
-    seconds: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
-    """Numbers of the row, for the JSON."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Settings that all rows share."""
-
-    device: torch.device
-    size: Size
-    script: tuple[str, ...]
-    """Command line of a child process, up to its own options."""
-
-    @property
-    def judged(self) -> bool:
-        """True if speed is judged: on a card and at full size."""
-        return self.device.type == "cuda" and self.size is FULL
-
-    def faster(self, holds: bool) -> bool | None:
-        return holds if self.judged else None
-
-
-# ---------------------------------------------------------------- rows
-
-
-def environment(check: Check) -> Row:
-    values = {
-        "device": describe_device(check.device),
-        "bfloat16": has_bfloat16(check.device),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if check.device.type == "cuda" else None,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-    if check.device.type == "cuda":
-        values["capability"] = ".".join(map(str, torch.cuda.get_device_capability(check.device)))
-        values["gpus"] = torch.cuda.device_count()
-    measured = ", ".join(f"{key} {value}" for key, value in values.items())
-    holds = values["bfloat16"] if check.judged else None
-    return Row("environment", "a card with bfloat16", measured, holds, values=values)
-
-
-def input_path(check: Check) -> Row:
-    """Compare the batches that both paths bring to the device with plain ones."""
-    differences = []
-    for name in ("ssl", "segment"):
-        kind, config, data = work(name, check.size, "never")
-        plain = kind(config, data)
-        there = kind(config, copied_to(data, check.device))
-        training = Training(kind, config, data, check.device)
-        for step in (0, 1, 5):
-            positions = plain.sampler().positions(step)
-            drawn = generator(config.seed, 2, step)
-            expected = plain.draw(positions, drawn)
-            early = training.batches.feed
-            early.send_early(step)
-            resident = there.draw(positions, generator(config.seed, 2, step))
-            for batch in (early.batch(step), resident.to(check.device)):
-                differences += [
-                    not torch.equal(a.cpu(), b.cpu())
-                    for a, b in zip(tensors_in(expected), tensors_in(batch), strict=True)
-                ]
-    different = sum(differences)
-    return Row(
-        "input path",
-        "pinned and early, or gathered on the card: bit-equal to the CPU's batches",
-        f"{len(differences)} tensors compared, {different} differ",
-        different == 0,
-        values={"compared": len(differences), "different": different},
-    )
-
-
-def augmentation_equal(check: Check) -> Row:
-    """Compare views made on the device with those made on the CPU, before normalisation."""
-    config = byol_config(check.size)
-    worst = 0.0
-    images = torch.from_numpy(made_data(check.size.batch, check.size.side).train.images[:64])
-    model = BYOL(replace(config, normalize="none"), made_data(64, check.size.side))
-    for number, view in enumerate(model.views):
-        draws = view.draw(len(images), generator(0, number))
-        expected = view.apply(images, draws)
-        got = view.apply(images.to(check.device), draws).cpu()
-        worst = max(worst, float((got - expected).abs().max()))
-    return Row(
-        "augmentation equal",
-        f"views differ from the CPU's by at most {AUGMENT_TOLERANCE:g} of [0, 1], in float32",
-        f"{worst:.1e}",
-        worst <= AUGMENT_TOLERANCE,
-        values={"largest_difference": worst},
-    )
-
-
-def trainables(check: Check) -> list[Row]:
-    return [_trainable(check, name) for name in NAMES]
-
-
-def _trainable(check: Check, name: str) -> Row:
-    """Take twenty steps of one trainable, then one more in which nothing may wait."""
-    kind, config, data = work(name, _small(check.size))
-    training = Training(kind, config, data, check.device)
-    losses = training.take(20)
-    waits = count_waits(training)
-    finite = bool(np.isfinite(losses).all())
-    types = "bfloat16" if training.config.train.bf16 else "float32"
-    return Row(
-        f"{name} trains",
-        "20 steps of finite loss; a step does not wait for the card",
-        f"{types}, loss {losses[0]:.3f} -> {losses[-1]:.3f}, {waits} synchronisations a step",
-        finite and waits == 0,
-        values={"losses": losses, "synchronisations": waits},
-    )
-
-
-def _small(size: Size) -> Size:
-    """Return the same networks with batches that take less time."""
-    if size is not FULL:
-        return size
-    return replace(size, batch=64, images=1024, segment_batch=4)
-
-
-def count_waits(training: Training) -> int:
-    """Count the synchronisations of one step: with CUDA's own counter, or on a CPU with
-    `tests/waits.py`."""
-    if training.device.type != "cuda":
-        waits = Waits.of(training.state)
-        with waits.watching(training.batches.feed), waits:
-            training.take(1)
-        return len(waits.found) - 1  # without the loss, which `take` returns
-
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            training.take(1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    found = [one for one in caught if "synchronizing CUDA operation" in str(one.message)]
-    return len(found) - 1
-
-
-def byol_speed(check: Check) -> list[Row]:
-    """Time BYOL on both paths, against its limit and against the loop by hand."""
-    size = check.size
-    data = made_data(size.images, size.side)
-
-    def speed(kind: Any, place: str) -> float:
-        training = Training(kind, byol_config(size, place), data, check.device)
-        return training.images_per_s(size.warmup, size.steps)
-
-    limit = speed(OnTheCard, "never")
-    pinned = speed(BYOL, "never")
-    resident = speed(BYOL, "always")
-    rows = [
-        _beside_limit("BYOL, store on the card", resident, limit, check),
-        _beside_limit("BYOL, store in memory", pinned, limit, check),
-    ]
-
-    workers = size.loader_workers
-    hand = ByHand(byol_config(size), data, check.device, workers)
-    by_hand = images_per_s(hand.take, size.batch, size.warmup, max(2, size.steps // 4))
-    times = resident / by_hand
-    claim = f"{TIMES_BY_HAND:g} times a DataLoader of {workers} workers with torchvision v2"
-    rows.append(
-        Row(
-            "BYOL by hand",
-            f"vistune is at least {claim}",
-            f"{by_hand:.0f} images/s by hand, {resident:.0f} in vistune: {times:.2f} times",
-            check.faster(times >= TIMES_BY_HAND),
-            values={"by_hand": by_hand, "vistune": resident},
-        )
-    )
-    return rows
-
-
-def _beside_limit(name: str, ours: float, limit: float, check: Check) -> Row:
-    overhead = 100 * (limit / ours - 1)
-    return Row(
-        name,
-        f"at most {OVERHEAD_PERCENT:g} % over the same model on random tensors on the card",
-        f"{ours:.0f} images/s, the limit {limit:.0f}: {overhead:+.1f} %",
-        check.faster(overhead <= OVERHEAD_PERCENT),
-        values={"images_per_s": ours, "limit": limit},
-    )
-
-
-def augmentation_speed(check: Check) -> Row:
-    """Time both views of BYOL, of images that are on the device."""
-    size = check.size
-    model = BYOL(byol_config(size), made_data(size.batch, size.side))
-    batch = model.draw(np.arange(size.batch), torch.Generator())
-    images = send(batch.images, check.device)
-
-    def take(steps: int) -> None:
-        for _ in range(steps):
-            for view, draws in zip(model.views, batch.draws, strict=True):
-                views = view.apply(images, draws)
-        float(views[0, 0, 0, 0])
-
-    speed = images_per_s(take, size.batch, size.warmup, size.steps)
-    return Row(
-        "augmentation alone",
-        "two views of BYOL; no goal of its own, BYOL's rows hold it",
-        f"{speed:.0f} images/s",
-        None,
-        values={"images_per_s": speed},
-    )
-
-
-def segmentation_speed(check: Check) -> Row:
-    kind, config, data = work("segment", check.size)
-    training = Training(kind, config, data, check.device)
-    if check.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    speed = training.images_per_s(check.size.warmup, check.size.steps // 2)
-    peak = 0.0
-    if check.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    return Row(
-        f"{config.model.name}, {config.data.image_size} px",
-        "no goal of its own",
-        f"{speed:.1f} images/s, peak {peak:.1f} GiB",
-        None,
-        values={"images_per_s": speed, "peak_gib": peak},
-    )
-
-
-def concurrency(check: Check) -> Row:
-    """Time small trials that share the card, each in its own process."""
-    speeds = {count: _together(check, count) for count in check.size.concurrent}
-    alone = speeds[1]
-    measured = ", ".join(f"{count}: {speed:.0f}" for count, speed in speeds.items())
-    most = max(speeds.values())
-    return Row(
-        "trials at a time",
-        "several small trials on one card do more together than one alone",
-        f"images/s of all by number of trials: {measured}",
-        check.faster(most > alone),
-        values={str(count): speed for count, speed in speeds.items()},
-    )
-
-
-def _together(check: Check, count: int) -> float:
-    """Return the images per second of `count` trials together, which train during the same
-    seconds."""
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        go = Path(folder) / "go"
-        children = [_child(check, "small", folder, str(number)) for number in range(count)]
-        try:
-            _wait_for(children, [Path(folder) / f"ready-{number}" for number in range(count)])
-            go.touch()
-            for child in children:
-                if child.wait(timeout=120):
-                    raise RuntimeError(f"a trial ended with {child.returncode}")
-        finally:
-            for child in children:
-                child.kill()
-        done = [Path(folder, f"speed-{number}").read_text() for number in range(count)]
-    return sum(map(float, done))
-
-
-def small_trial(check: Check, folder: Path, number: str) -> None:
-    """Run a child of `_together`: take steps until the time is over."""
-    kind, config, data = _small_training()
-    training = Training(kind, config, data, check.device)
-    training.take(3)
-    (folder / f"ready-{number}").touch()
-    while not (folder / "go").exists():
-        time.sleep(0.01)
-
-    started = time.perf_counter()
-    steps = 0
-    while time.perf_counter() - started < check.size.concurrent_s:
-        training.take(10)
-        steps += 10
-    speed = steps * config.train.batch_size / (time.perf_counter() - started)
-    (folder / f"speed-{number}").write_text(str(speed))
-
-
-def _small_training() -> tuple[Any, Any, Any]:
-    """Return a classifier like those of preset `tiny`."""
-    data = DataConfig(name="made", image_size=QUICK.side)
-    config = ClassifierConfig(
-        data=data,
-        backbone=QUICK.backbone,
-        train=TrainConfig(batch_size=32, epochs=SMALL_EPOCHS, numerics="auto"),
-    )
-    return Classifier, config, made_data(QUICK.images, QUICK.side)
-
-
-def out_of_memory(check: Check) -> Row:
-    """Train on a batch that does not fit; it must be split into micro-batches."""
-    kind, config, data = work("classify", _small(check.size))
-    config = settle_numerics(config, check.device)
-    config = replace(config, train=replace(config.train, epochs=1, epoch_images=256))
-    trainable = kind(config, data).to(check.device)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        here = Here(Path(folder), check.device)
-        with LessMemory(check, trainable, config.train.batch_size):
-            fit(trainable, config, here)
-
-    used = int(here.reports[-1].get("train/micro_batch", 0))
-    batch = config.train.batch_size
-    return Row(
-        "out of memory",
-        "the micro-batch is halved until it fits, and training continues",
-        f"batch {batch} trained in micro-batches of {used}",
-        0 < used < batch,
-        values={"batch": batch, "micro_batch": used},
-    )
-
-
-class LessMemory:
-    """A block in which a whole batch does not fit. On a card the process gets a memory limit; on a
-    CPU the forward pass raises the allocator's error."""
-
-    def __init__(self, check: Check, trainable: Any, batch: int):
-        self.check = check
-        self.trainable = trainable
-        self.batch = batch
-
-    def __enter__(self) -> None:
-        if self.check.device.type != "cuda":
-            self._refuse_large_batches()
-            return
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        batch = self.trainable.draw(np.arange(self.batch), generator(0, 0))
-        bf16 = self.trainable.config.train.bf16
-        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            self.trainable.train()(batch.to(self.check.device)).backward()
-        needed = torch.cuda.max_memory_allocated() - held
-        self.trainable.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(self.check.device).total_memory
-        allowed = torch.cuda.memory_reserved() + 0.6 * needed
-        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
-
-    def _refuse_large_batches(self) -> None:
-        forward = self.trainable.forward
-
-        def refusing(batch: Any) -> Any:
-            if len(batch) > self.batch // 2:
-                raise torch.OutOfMemoryError("out of memory")
-            return forward(batch)
-
-        self.trainable.forward = refusing
-
-    def __exit__(self, *error: Any) -> None:
-        if self.check.device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def killed_trial(check: Check) -> Row:
-    """Kill a process between two epochs, and let another process resume from its checkpoint."""
-    whole = _history(check, None)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        child = _child(check, "killed", folder)
-        try:
-            _wait_for([child], [Path(folder) / "reported-2"])
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-        assert Path(folder, LAST).exists()
-        resumed = _history(check, Path(folder))
-
-    losses = [metrics["train/loss"] for metrics in whole]
-    again = [metrics["train/loss"] for metrics in resumed]
-    epochs = len(again)
-    apart = max(abs(a - b) for a, b in zip(losses, again, strict=True)) / losses[-1]
-    exact = check.device.type == "cpu"
-    return Row(
-        "killed trial",
-        "resumes from its checkpoint: bit-equal on a CPU, loss within 5 % on a card",
-        f"{epochs} of {SMALL_EPOCHS} epochs, loss apart by {100 * apart:.2g} %",
-        epochs == SMALL_EPOCHS and (again == losses if exact else apart < 0.05),
-        values={"uninterrupted": losses, "resumed": again},
-    )
-
-
-def _history(check: Check, folder: Path | None) -> list[dict[str, float]]:
-    """Train the small trial in this process, resuming if the folder contains a checkpoint."""
-    kind, config, data = _small_training()
-    config = settle_numerics(config, check.device)
-    torch.manual_seed(config.seed)
-    trainable = kind(config, data).to(check.device)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
-        here = Here(folder or Path(scratch), check.device)
-        return fit(trainable, config, here).history
-
-
-def trial_to_kill(check: Check, folder: Path) -> None:
-    """Run a child of `killed_trial`, which waits after its second epoch."""
-
-    class Told(Here):
-        def report(self, epoch: int, metrics: dict[str, float]) -> bool:
-            (folder / f"reported-{epoch}").touch()
-            while epoch == 2:
-                time.sleep(1)
-            return True
-
-    kind, config, data = _small_training()
-    config = settle_numerics(config, check.device)
-    torch.manual_seed(config.seed)
-    fit(kind(config, data).to(check.device), config, Told(folder, check.device))
-
-
-def whole_study(check: Check) -> Row:
-    """Run a study of one trial through the command line and Ray: does the trial get the card?"""
-    root = Path(__file__).resolve().parents[1]
-    settings = [f"train.device={check.device.type}", "train.numerics=auto", "train.epochs=1"]
-    options = [word for setting in settings for word in ("--set", setting)]
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as storage:
-        command = [sys.executable, "tune/run.py", "pretrain", "--data", "digits", *options]
-        command += ["--trials", "1", "--repeats", "0", "--pictures", "none", "--storage", storage]
-        ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
-        logs = list(Path(storage).glob("*/events.jsonl"))
-        lines = [line for log in logs for line in log.read_text().splitlines()]
-
-    reports = [event for event in map(json.loads, lines) if event["event"] == "report"]
-    gpus = [int(event["metrics"].get("time/gpus", 0)) for event in reports]
-    bf16 = [bool(event["metrics"].get("train/bf16")) for event in reports]
-    expected = int(check.device.type == "cuda")
-    if ended.returncode or not reports:
-        print(ended.stdout[-2000:], ended.stderr[-2000:], sep="\n", file=sys.stderr)
-    return Row(
-        "a study",
-        "a trial that Ray starts trains on the device that was asked for, in its numerics",
-        f"exit code {ended.returncode}, {len(reports)} epoch, GPUs {gpus}, bfloat16 {bf16}",
-        not ended.returncode and gpus == [expected] and bf16 == [has_bfloat16(check.device)],
-        values={"returncode": ended.returncode, "gpus": gpus, "bfloat16": bf16},
-    )
-
-
-# ---------------------------------------------------------------- children
-
-
-def _child(check: Check, *arguments: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([*check.script, "--child", *arguments])
-
-
-def _wait_for(
-    children: "list[subprocess.Popen[bytes]]", files: list[Path], patience_s: float = 120
-) -> None:
-    """Wait until the files exist.
-
-    Raises:
-        RuntimeError: a child ended before, or the time is over.
+    Args:
+        command: its command line, up to the number of the file to which it writes.
+        names: the checks.
     """
-    deadline = time.monotonic() + patience_s
-    while not all(file.exists() for file in files):
-        if any(child.poll() is not None for child in children) or time.monotonic() > deadline:
-            raise RuntimeError(f"no {files[-1].name} from a child process")
-        time.sleep(0.02)
+
+    def __init__(self, command: Sequence[str], names: Sequence[str]):
+        reading, writing = os.pipe()
+        self._process = subprocess.Popen(
+            [*command, str(writing), *names],
+            pass_fds=[writing],
+            start_new_session=True,  # so that its own children can be ended with it
+        )
+        os.close(writing)
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._thread.start()
+
+    def _read(self, file: int) -> None:
+        with contextlib.suppress(ValueError), os.fdopen(file) as lines:  # a torn last line
+            for line in lines:
+                self._lines.put(json.loads(line))
+        self._lines.put(None)
+
+    def heard(self, patience_s: float) -> dict[str, Any] | None:
+        """Return the next message; None if the process has ended.
+
+        Raises:
+            queue.Empty: none has come in time.
+        """
+        return self._lines.get(timeout=max(0.0, patience_s))
+
+    def ended(self) -> int:
+        """Wait for the end of the process; return its exit code."""
+        return self._process.wait()
+
+    def close(self) -> None:
+        """End the process and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
-# ---------------------------------------------------------------- the table
-
-ROWS: dict[str, Callable[[Check], Row | list[Row]]] = {
-    "environment": environment,
-    "input": input_path,
-    "equal": augmentation_equal,
-    "trainables": trainables,
-    "byol": byol_speed,
-    "augment": augmentation_speed,
-    "segment": segmentation_speed,
-    "concurrent": concurrency,
-    "memory": out_of_memory,
-    "killed": killed_trial,
-    "study": whole_study,
-}
-WORDS = {True: "holds", False: "FAILS", None: "not judged"}
+class Refused(Exception):
+    """The device is missing; the process has said so."""
 
 
-def rows_of(name: str, check: Check) -> list[Row]:
-    """Return the rows of one check, or one row that says why it failed."""
-    started = time.perf_counter()
-    try:
-        made = ROWS[name](check)
-    except Exception as error:
-        traceback.print_exc()
-        made = Row(name, "runs to its end", f"{type(error).__name__}: {error}", False)
-    rows = made if isinstance(made, list) else [made]
-    for row in rows:
-        row.seconds = (time.perf_counter() - started) / len(rows)
-    if check.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return rows
+def checked(
+    names: Sequence[str],
+    command: Sequence[str],
+    budget_s: Callable[[str], float],
+    start_s: float = START_S,
+) -> Iterator[Row]:
+    """Run checks, each within its time, and yield their rows as they come.
+
+    Args:
+        names: keys of `BUDGETS_S`.
+        command: command line of a `Worker`.
+        budget_s: seconds of a check.
+        start_s: seconds until a process begins its first check.
+    Raises:
+        Refused: the device is missing.
+    """
+    waiting = list(names)
+    while waiting:
+        worker = Worker(command, waiting)
+        try:
+            yield from _rows_of(worker, waiting, budget_s, start_s)
+        finally:
+            worker.close()
 
 
-def show(row: Row) -> None:
-    """Print a row: name, verdict and seconds, the measurement, the claim."""
-    print(f"{row.name:<40} {WORDS[row.holds]:<12} {row.seconds:6.1f} s")
-    for text in (row.measured, f"claim: {row.claim}"):
-        print(textwrap.fill(text, COLUMNS, initial_indent="    ", subsequent_indent="    "))
-    sys.stdout.flush()
+def _rows_of(
+    worker: Worker, waiting: list[str], budget_s: Callable[[str], float], start_s: float
+) -> Iterator[Row]:
+    """Yield the rows of a process until it ends or a check takes too long, and remove their checks
+    from `waiting`."""
+    running: str | None = None
+    deadline = time.monotonic() + start_s
+    began = time.monotonic()
+    while waiting:
+        try:
+            message = worker.heard(deadline - time.monotonic())
+        except queue.Empty:
+            limit = start_s if running is None else budget_s(running)
+            yield broken(waiting.pop(0), f"took longer than its {limit:.0f} s", limit)
+            return
+        if message is None:
+            code = worker.ended()
+            if running is None and code == REFUSED:
+                raise Refused
+            yield broken(waiting.pop(0), _how(code), time.monotonic() - began)
+            return
+
+        if "begins" in message:
+            running = message["begins"]
+            began = time.monotonic()
+            deadline = began + budget_s(running)
+            continue
+        yield from (Row(**row) for row in message["rows"])
+        waiting.pop(0)
+        if message["broken"]:
+            return
+        running = None
+        deadline = time.monotonic() + start_s
+
+
+def _how(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"the process ended with exit code {code}"
+    return f"the process ended by signal {-code} ({signal.Signals(-code).name})"
 
 
 def parse() -> argparse.Namespace:
@@ -585,47 +156,49 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--quick", action="store_true", help="tiny networks, a few steps")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=list(BUDGETS_S), default=list(BUDGETS_S))
+    parser.add_argument("--patience", type=float, default=1.0, help="factor on the time of a row")
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse()
-    try:
-        device = choose_device(options.device)
-    except UserError as error:
-        print(f"gpu_check: {error}", file=sys.stderr)
-        return 2
-
-    script = [sys.executable, str(Path(__file__).resolve()), "--device", device.type]
+    script = [sys.executable, str(Path(__file__).resolve()), "--device", options.device]
     if options.quick:
         script.append("--quick")
-    size = QUICK if options.quick else FULL
-    check = Check(device, size, tuple(script))
-    torch.set_num_threads(1)
-    if options.child:
-        kind, folder, *rest = options.child
-        children = {"small": small_trial, "killed": trial_to_kill}
-        children[kind](check, Path(folder), *rest)
-        return 0
+    if options.worker or options.child:
+        from benchmarks import gpu_rows  # imports torch
 
-    if device.type == "cpu" and not options.quick:
-        print("gpu_check: no GPU here; --device cpu --quick runs the script on a CPU")
-        return 2
-    rows = []
-    for name in options.only:
-        for row in rows_of(name, check):
+        return gpu_rows.main(script, options)
+
+    def budget_s(name: str) -> float:
+        unhurried = options.quick or options.device in ("cpu", "mps")
+        return options.patience * (UNHURRIED_S if unhurried else BUDGETS_S[name])
+
+    began = time.monotonic()
+    rows: list[Row] = []
+    try:
+        start_s = options.patience * (UNHURRIED_S if options.quick else START_S)
+        for row in checked(options.only, [*script, "--worker"], budget_s, start_s):
             show(row)
             rows.append(row)
+            _write(options.json, rows, time.monotonic() - began)
+    except Refused:
+        return 2
 
     failed = [row.name for row in rows if row.holds is False]
-    seconds = sum(row.seconds for row in rows)
+    seconds = time.monotonic() - began
     print(f"{len(rows)} rows in {seconds:.0f} s; {', '.join(failed) or 'none'} failed")
-    if options.json:
-        written = {"command": sys.argv, "seconds": seconds, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(written, indent=2) + "\n")
     return int(bool(failed))
+
+
+def _write(path: Path | None, rows: list[Row], seconds: float) -> None:
+    """Write the rows so far, if a file is asked for."""
+    if path is not None:
+        written = {"command": sys.argv, "seconds": seconds, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(written, indent=2) + "\n")
 
 
 if __name__ == "__main__":

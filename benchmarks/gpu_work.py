@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
 from trainables.augment.image_ops import MEAN_STD
@@ -34,6 +34,8 @@ from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.segmenters.networks import ModelConfig
 
 CLASSES = 10
+PREFETCHED = 2
+"""Batches that a worker of a DataLoader has ready."""
 STEPS = 1000  # length of the schedule: far more steps than are taken
 
 
@@ -54,6 +56,8 @@ class Size:
     """Steps before the clock starts."""
     steps: int
     """Steps that are timed."""
+    turns: int
+    """Number of turns in which contenders take these steps."""
     loader_workers: int
     concurrent: tuple[int, ...]
     """Numbers of concurrent trials."""
@@ -72,9 +76,10 @@ FULL = Size(
     segment_batch=8,
     warmup=8,
     steps=40,
+    turns=4,
     loader_workers=16,
     concurrent=(1, 2, 4, 8),
-    concurrent_s=8.0,
+    concurrent_s=5.0,
     head=HeadConfig(),
 )
 QUICK = Size(
@@ -87,6 +92,7 @@ QUICK = Size(
     segment_batch=4,
     warmup=1,
     steps=4,
+    turns=2,
     loader_workers=1,
     concurrent=(1, 2),
     concurrent_s=1.0,
@@ -113,7 +119,7 @@ class Here:
 # ---------------------------------------------------------------- data
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def made_data(
     images: int, side: int, kind: type[DataSet] = DataSet, masks: bool = False, seed: int = 0
 ) -> Any:
@@ -302,9 +308,20 @@ def transform(policy: AugmentConfig, side: int) -> v2.Compose:
 
 class ByHand:
     """The loop that one would write by hand: a DataLoader with torchvision's transforms, and the
-    same network, optimizer and types."""
+    same network, optimizer and types.
 
-    def __init__(self, config: BYOLConfig, data: DataSet, device: torch.device, workers: int):
+    Args:
+        batches: batches in an epoch, so that the end of one is not timed.
+    """
+
+    def __init__(
+        self,
+        config: BYOLConfig,
+        data: DataSet,
+        device: torch.device,
+        workers: int,
+        batches: int,
+    ):
         config = settle_numerics(config, device)
         self.config = config
         self.device = device
@@ -318,16 +335,17 @@ class ByHand:
             self.learner.to(memory_format=torch.channels_last)
         groups = param_groups(self.learner, config.optim.weight_decay)
         self.optimizer = build_optimizer(groups, config.optim)
-        self.loader = DataLoader(
-            TwoViews(data.train.images[data.train.indices], config),
-            batch_size=config.train.batch_size,
-            shuffle=True,
-            drop_last=True,
+        views = TwoViews(data.train.images[data.train.indices], config)
+        size = config.train.batch_size
+        loader = DataLoader(
+            views,
+            batch_size=size,
+            sampler=RandomSampler(views, replacement=True, num_samples=batches * size),
             num_workers=workers,
+            prefetch_factor=PREFETCHED,
             pin_memory=device.type == "cuda",
-            persistent_workers=workers > 0,
         )
-        self.views = iter(self.loader)
+        self.views = iter(loader)
         self.learner.train()
 
     def take(self, steps: int) -> None:
@@ -337,13 +355,9 @@ class ByHand:
         float(loss)
 
     def _step(self) -> Tensor:
-        try:
-            views = next(self.views)
-        except StopIteration:
-            self.views = iter(self.loader)
-            views = next(self.views)
         one, two = (
-            view.to(self.device, non_blocking=True, memory_format=self.layout) for view in views
+            view.to(self.device, non_blocking=True, memory_format=self.layout)
+            for view in next(self.views)
         )
         bf16 = self.config.train.bf16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
