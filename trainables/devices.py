@@ -18,6 +18,9 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 """Values of `train.device`."""
 
 _FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+_OUTSIDE_BYTES = 600 << 20
+"""GPU memory set aside for what a process takes outside torch's allocator: CUDA's context and the
+kernels of the libraries."""
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -70,11 +73,18 @@ def limit_memory(share: float) -> None:
     """Limit this process to a share of its GPU's memory. A trial that needs more then halves its
     own micro-batch, instead of taking memory from the trials that share the GPU.
 
+    torch counts its tensors alone. So a process that shares its GPU may fill its share less
+    `_OUTSIDE_BYTES`, but at least half of it.
+
     Args:
         share: in (0, 1]. No effect if this process sees no CUDA GPU.
     """
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
+    if not torch.cuda.is_available():
+        return
+    if share < 1:
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        share = max(share / 2, share - _OUTSIDE_BYTES / total)
+    torch.cuda.set_per_process_memory_fraction(share)
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,11 +1,20 @@
 """The device of a process, and the operations that compute in full precision on it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from trainables.devices import choose_device, in_float32, send, settle_device, sum_dtype, to_double
+from trainables.devices import (
+    choose_device,
+    in_float32,
+    limit_memory,
+    send,
+    settle_device,
+    sum_dtype,
+    to_double,
+)
 from trainables.errors import UserError
 
 CPU = torch.device("cpu")
@@ -46,6 +55,27 @@ def test_a_worker_keeps_the_gpu_that_it_was_given() -> None:
     assert settle_device("auto", second) is second
     assert settle_device("cuda", second) is second
     assert settle_device("cpu", second) == CPU
+
+
+@pytest.mark.parametrize(
+    ("share", "total_gb", "expected_gb"),
+    [
+        (1.0, 80, 80.0),  # nobody else is there
+        (0.25, 80, 20 - 0.6291456),  # of each trial's 20 GB, CUDA itself takes some
+        (0.125, 8, 0.5),  # never less than half of the share
+    ],
+)
+def test_trials_that_share_a_gpu_leave_room_for_cuda_itself(
+    share: float, total_gb: int, expected_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = SimpleNamespace(total_memory=total_gb * 10**9)
+    limits: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+    limit_memory(share)
+    assert limits == [pytest.approx(expected_gb / total_gb)]
 
 
 def test_a_tensor_that_is_there_is_not_copied() -> None:
