@@ -70,7 +70,8 @@ def test_the_error_of_the_time_left_is_a_share_of_the_run() -> None:
     true = [90.0 - 10 * tenth for tenth in range(9)]
     good = [left + 5 for left in true]
     late = [left + 30 for left in true]
-    names = ("ssl-two-at-a-time", "function-interrupted", "function-two-at-a-time")
+    names = ("make-run-410f594", "make-run-2c20e7c")
+    names += ("ssl-two-at-a-time", "function-interrupted", "function-two-at-a-time")
     names += ("fewshot-three-studies", "classify-14-studies")
     runs = [{"name": name, "whole": 100, "left": good, "true": true} for name in names]
     runs.append({"name": "ssl-one-at-a-time", "whole": 100, "left": late, "true": true})
@@ -78,7 +79,18 @@ def test_the_error_of_the_time_left_is_a_share_of_the_run() -> None:
     found = rows("speed.time_left")
     assert found[0][1:] == ["100 s", "5 %", "5 %", "5 %", "5 %"]
     assert found[-1][2:] == ["**30 %**", "**30 %**", "**30 %**", "30 %"]
-    assert FIGURES["speed.time_left_holds"]().startswith("5 of 6 runs")
+    assert FIGURES["speed.time_left_holds"]().startswith("7 of 8 runs")
+
+
+@pytest.mark.parametrize(("occupied", "verdict"), [(180.0, "holds"), (170.0, "**fails**")])
+def test_make_run_is_judged_by_what_occupies_two_processes(occupied: float, verdict: str) -> None:
+    names = ("make-run-410f594", "make-run-2c20e7c")
+    runs = [{"name": names[0], "whole": 100, "occupied": 199.0}]
+    runs.append({"name": names[1], "whole": 100, "occupied": occupied})
+    write("time_left", runs=runs)
+    text = FIGURES["speed.make_run"]()
+    assert f"1.01 and {200 / occupied:.2f} of the time" in text
+    assert text.endswith(f"the goal is 1.15: {verdict}")
 
 
 def test_blocks_in_which_processes_start_are_left_out() -> None:

@@ -2,9 +2,14 @@
 
 import pytest
 
-from benchmarks.time_left import BOUND, DATA, FROM, read, replay
+from benchmarks.time_left import BOUND, DATA, FROM, occupied, read, replay
 
-STEADY = ("ssl-two-at-a-time", "function-interrupted", "function-two-at-a-time")
+STEADY = (
+    "make-run-410f594",
+    "ssl-two-at-a-time",
+    "function-interrupted",
+    "function-two-at-a-time",
+)
 """Runs on a machine that was as fast at the end as at the start."""
 
 
@@ -23,3 +28,11 @@ def test_a_first_estimate_comes_before_the_first_trial_ends() -> None:
     log.events = [*log.events[: ends[0]], {**log.events[-1], "t": log.events[ends[0]]["t"]}]
     told = list(replay([log]))
     assert told[4].left is not None
+
+
+@pytest.mark.parametrize("name", ["make-run-410f594", "make-run-2c20e7c"])
+def test_no_core_waits_during_make_run(name: str) -> None:
+    """Two processes, from the first trial's start to the verdict."""
+    logs = read(DATA / f"{name}.jsonl.xz")
+    whole = next(replay(logs)).whole
+    assert 1 <= whole / (occupied(logs) / 2) <= 1.15
