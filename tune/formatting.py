@@ -1,11 +1,14 @@
 """Format values for tables, reports and the terminal."""
 
+import re
 from collections.abc import Mapping
 
 from rich.console import Console
 
 DEFAULT = "(the default)"
 _ERROR_LENGTH = 300
+_LINE = re.compile(r" \(\S+ line \d+\)$")
+"""End of a reason that names a line of the user's file."""
 
 
 def format_value(value: object) -> str:
@@ -45,6 +48,14 @@ def failure(reason: str, error: str | None) -> str:
     if not last:
         return reason
     shown = last if len(last) <= _ERROR_LENGTH else f"{last[: _ERROR_LENGTH - 3]}..."
+
+    # The reason of a function is its error, cut and with a line: the message is said once.
+    own = _LINE.search(reason)
+    cut = reason[: own.start()] if own else reason
+    if ": " in cut and last.startswith(cut):
+        return shown + (own[0] if own else "")
+    if last in cut:
+        return reason
     return f"{reason}: {shown}"
 
 

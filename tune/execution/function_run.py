@@ -33,6 +33,9 @@ from tune.execution.silence import Silence
 from tune.function import LENGTH, Function
 from tune.study.work import Work
 
+NO_REPORT = "no report"
+"""Reason of a trial that ended without the objective."""
+
 
 class TrialStopped(BaseException):
     """The study has stopped this trial. It ends the function at `run.report`; `except Exception`

@@ -5,7 +5,7 @@ import torch
 from trainables.base import Runtime
 from trainables.errors import TrialFailed
 from trainables.outcomes import Record
-from tune.execution.function_run import FunctionRun, TrialStopped
+from tune.execution.function_run import NO_REPORT, FunctionRun, TrialStopped
 from tune.execution.silence import call_until_silent
 from tune.function import Function
 from tune.function_space import plain
@@ -36,7 +36,7 @@ def run_function(function: Function, work: Work, runtime: Runtime) -> Outcome:
     best = run.best
     if best is None:
         name = function.given_name
-        raise TrialFailed("no report", f"the function ended without run.report({name}=...)")
+        raise TrialFailed(NO_REPORT, f"the function ended without run.report({name}=...)")
     return _outcome(function, run, stopped)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.errors import TrialFailed
 from trainables.files import FIRST_EPOCH, write_atomically
-from tune.execution.function_run import FunctionRun
+from tune.execution.function_run import NO_REPORT, FunctionRun
 from tune.execution.script_output import Tail
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Reader:
         self._epoch = 0
         self._pending: dict[str, float] = {}
         self._tested: dict[str, Any] = {}
+        self._other: Any = None
+        """The objective of a line, if it was no number."""
         if self._note.exists():
             self._first = json.loads(self._note.read_text())["first"]
 
@@ -58,7 +61,13 @@ class Reader:
                 self._on_line(metrics_in(self._script, line.strip(), source.path))
 
     def finish(self) -> None:
-        """Pass on the results on the test split."""
+        """Pass on the results on the test split.
+
+        Raises:
+            TrialFailed: `no report`, as no line had the objective.
+        """
+        if self._run.best is None:
+            raise TrialFailed(NO_REPORT, self._why_nothing())
         if self._tested:
             per_image = self._tested.pop("per_image", None)
             groups = self._tested.pop("groups", None)
@@ -78,10 +87,28 @@ class Reader:
         self._pending |= metrics
         objective = self._script.objective
         if objective not in self._pending and f"val/{objective}" not in self._pending:
+            self._other = found.get(objective, self._other)
             return
         self._epoch = self._number(epoch)
         pending, self._pending = self._pending, {}
         self._run.report_epoch(self._epoch, self._length(length), pending)
+
+    def _why_nothing(self) -> str:
+        objective = self._script.objective
+        if self._other is not None:
+            return f"the command wrote {objective} {self._other!r}, which is not a number"
+        if self._pending:
+            names = ", ".join(self._pending)
+            return f"the command wrote {names}, but not the objective {objective}"
+        line = f'{{"epoch": 1, "{objective}": 0.5}}'
+        if self._script.patterns:
+            return f"no line of its output matches a --pattern, and none is like {line}"
+        if self._script.metrics == STDOUT:
+            return f"the command ended without a line like {line} in its output"
+        return (
+            f"the command ended without a line like {line} in {self._script.metrics} in "
+            "{directory}; --metrics names another file, --pattern reads its output"
+        )
 
     def _number(self, epoch: float | None) -> int:
         """Number of an epoch, from 1."""

@@ -73,6 +73,25 @@ def test_the_best_so_far_says_how_far_its_repeats_fell(capsys: pytest.CaptureFix
     )
 
 
+@pytest.mark.parametrize(
+    ("reason", "error", "shown"),
+    [
+        ("KeyError: 'lr' (a.py line 3)", "KeyError: 'lr'", "KeyError: 'lr' (a.py line 3)"),
+        ("ValueError: lo (a.py line 3)", "ValueError: long", "ValueError: long (a.py line 3)"),
+        ("ValueError: a (a.py line 3)", "ValueError: a\nb", "ValueError: a (a.py line 3): b"),
+        ("ScriptFailed: exit code 1: no", "x\nno", "ScriptFailed: exit code 1: no"),
+    ],
+)
+def test_the_error_of_a_function_is_told_once(
+    reason: str, error: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason of such a failure is the error itself, cut, and a line of the user's file."""
+    with Console("val/top1", EPOCHS, 1, interactive=False) as console:
+        console.on_event(start(0))
+        console.on_event(end(0, "FAIL", None, reason) | {"error": error})
+    assert f"trial 0 fail ({shown}) |" in capsys.readouterr().out
+
+
 def test_live_table_keeps_the_twelve_best_ended_trials(capsys: pytest.CaptureFixture[str]) -> None:
     with Console("val/top1", EPOCHS, 20, interactive=True) as console:
         for number in range(15):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from tests.processes import is_alive, wait_for
 from trainables.base import Metrics
+from trainables.errors import TrialFailed
 from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
 from tune.execution.function_trial import run_function
@@ -275,6 +277,25 @@ def test_a_failure_shows_what_was_printed_last(tmp_path: Path) -> None:
     reason = Function(made, "val/accuracy").reason(failed.value)
     assert reason == "ScriptFailed: exit code 1: no such optimizer: lion"
     assert "\none\n" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("printed", "changes", "said"),
+    [
+        ("", {}, r'without a line like {"epoch": 1, "accuracy": 0.5} in metrics.jsonl in {direct'),
+        ("acc 3", {"metrics": "-"}, 'without a line like {"epoch": 1, "accuracy": 0.5} in its out'),
+        ("acc 3", {"patterns": (r"a=(?P<accuracy>\d)",)}, "no line of its output matches a --patt"),
+        ('{"acc": 1, "loss": 2}', {"metrics": "-"}, "wrote acc, loss, but not the objective acc"),
+        ('{"accuracy": "93%"}', {"metrics": "-"}, "wrote accuracy '93%', which is not a number"),
+    ],
+)
+def test_a_command_without_the_objective_says_what_it_wrote(
+    tmp_path: Path, printed: str, changes: dict[str, Any], said: str
+) -> None:
+    made = python(f"print({printed!r})", **changes)
+    with pytest.raises(TrialFailed, match=re.escape(said)) as failed:
+        outcome_of(made, tmp_path, Reported())
+    assert failed.value.reason == "no report"
 
 
 def test_a_command_that_is_not_there_fails(tmp_path: Path) -> None:
