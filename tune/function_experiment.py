@@ -18,6 +18,7 @@
 `vistune mine.py` runs it from any folder. docs/functions.md has the rules for such studies.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,6 +70,7 @@ def function_experiment(
     """
     if not callable(train):
         raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
+    _check_arguments(train)
 
     if callable(space):
         asks, ranges = ranges_in(space)
@@ -88,6 +90,20 @@ def function_experiment(
         function=function,
         comparisons=comparisons_of(compare or {}, [*ranges, *values]),
     )
+
+
+def _check_arguments(train: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(train)
+    except ValueError:  # compiled code may have none
+        return
+    try:
+        signature.bind("config", "run")
+    except TypeError:
+        name = getattr(train, "__name__", "train")
+        raise UserError(
+            f"{name}{signature} must take two arguments, as in {name}(config, run)"
+        ) from None
 
 
 def _name_of(train: Callable[..., Any], function: Function) -> str:

@@ -87,7 +87,7 @@ def script_experiment(
         data=data,
         compare=compare,
     )
-    _check_names(script, [*space, *(default or {})], space)
+    _check_names(script, [*space, *(default or {})])
     return experiment
 
 
@@ -103,15 +103,15 @@ def _check_pattern(pattern: str) -> None:
         )
 
 
-def _check_names(script: Script, known: Sequence[str], space: Mapping[str, Any]) -> None:
+def _check_names(script: Script, known: Sequence[str]) -> None:
     used = script.names
     for name in script.doubtful_names:
         if name not in known and name not in GIVEN:
             raise UserError(
                 f"the command has {{{name}}}, which has no value{nearest(name, [*known, *GIVEN])}"
             )
-    for name in space:
-        if name not in used and "directory" not in used:
+    for name in known:
+        if name not in used and name != script.epochs and "directory" not in used:
             raise UserError(
                 f"nothing in the command takes {name}: write {{{name}}} where its value belongs "
                 "(or {directory}, whose config.json has all values)"

@@ -246,6 +246,24 @@ def test_the_config_reads_what_is_typed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (lambda config: None, "<lambda>(config) must take two arguments"),
+        (lambda config, run, extra: None, "<lambda>(config, run, extra) must take two arguments"),
+        (3, "function_experiment needs a function train(config, run), got 3"),
+    ],
+)
+def test_a_function_of_other_arguments_is_refused_at_once(train: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        function_experiment(train, objective="accuracy", space={"lr": (0.1, 1.0)})
+
+
+@pytest.mark.parametrize("train", [lambda *given: None, lambda config, run, more=3: None, max])
+def test_a_function_may_take_more_than_it_is_given(train: Any) -> None:
+    function_experiment(train, objective="accuracy", space={"lr": (0.1, 1.0)})
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
