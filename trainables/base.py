@@ -168,10 +168,7 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
         known = cls.objectives_for(data)
         if wanted.removesuffix(AVERAGED) not in known:
-            raise UserError(
-                f"--objective {wanted} cannot select here{nearest(wanted, known)}; "
-                f"valid: {', '.join(known)}"
-            )
+            raise UserError(f"--objective {wanted} cannot select here{nearest(wanted, known)}")
         if wanted.endswith(AVERAGED) and not config.train.ema:
             raise UserError(
                 f"--objective {wanted} is of averaged weights, and train.ema=0 averages none; "

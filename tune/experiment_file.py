@@ -117,7 +117,7 @@ def find_experiment(word: str) -> Experiment:
     if word not in announced:
         known = [*EXPERIMENTS, *announced]
         raise UserError(
-            f"unknown experiment {word!r}{nearest(word, known)}; a file of your own ends in .py"
+            f"unknown experiment {word!r} (a file of your own ends in .py){nearest(word, known)}"
         )
     return _from_package(announced[word])
 

@@ -58,8 +58,8 @@ def _check_setting(name: str, setting: str, values: Mapping[str, Any], known: se
     for key in values:
         if key not in known:
             raise UserError(
-                f"setting {setting!r} of compare {name!r}: there is no value {key!r}"
-                f"{nearest(key, sorted(known))}; give its usual value in default"
+                f"setting {setting!r} of compare {name!r}: there is no value {key!r} "
+                f"(its usual value belongs in default){nearest(key, sorted(known))}"
             )
 
 

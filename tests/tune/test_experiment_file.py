@@ -189,7 +189,7 @@ def test_an_unusable_file_is_one_line(mine: Path, text: str, message: str) -> No
     [
         ("nowhere.py", "nowhere.py cannot be read: No such file or directory"),
         ("nowhere.py:X", "nowhere.py cannot be read: No such file or directory"),
-        ("sssl", "unknown experiment 'sssl'; did you mean 'ssl'?; a file of your own ends in .py"),
+        ("sssl", "'sssl' (a file of your own ends in .py); did you mean 'ssl'?"),
     ],
 )
 def test_an_unknown_word_is_one_line(word: str, message: str) -> None:

@@ -70,7 +70,10 @@ def test_settings_fix_values_and_are_compared_with_the_first() -> None:
         ({"mix": {"one": {}}}, "compare 'mix' needs two settings or more, got ['one']"),
         ({"mi-x": {"a": {}, "b": {}}}, "compare 'mi-x' must be letters, digits and _"),
         ({"mix": {"a-b": {}, "c": {}}}, "setting of compare 'mix' 'a-b' must be letters"),
-        ({"mix": {"a": {}, "b": {"mixupp": 1}}}, "there is no value 'mixupp'; did you mean"),
+        (
+            {"mix": {"a": {}, "b": {"mixupp": 1}}},
+            "'mixupp' (its usual value belongs in default); did",
+        ),
         ({"m": {"a": {}, "b": {}}, "n": {"c": {}, "a": {}}}, "two settings have the name 'a'"),
     ],
 )

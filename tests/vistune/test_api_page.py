@@ -150,7 +150,9 @@ def test_wrong_use_is_one_line_in_a_notebook(kernel: tuple[Any, Any]) -> None:
 
     assert reply["ename"] == "UserError"
     (line,) = reply["traceback"]
-    assert line.startswith("vistune: unknown experiment 'sll'; did you mean 'ssl'?")
+    assert line.startswith(
+        "vistune: unknown experiment 'sll' (a file of your own ends in .py); did you mean 'ssl'?"
+    )
 
 
 def answer(client: Any, asked: str) -> dict[str, Any]:

@@ -227,7 +227,10 @@ def test_any_thread_may_search_and_no_signal_handler_is_set() -> None:
         ({"space": {"optim.lr": (2.0, 1.0)}}, "space optim.lr=(2.0, 1.0): it must begin below"),
         ({"study": "a/b"}, "--study 'a/b' must be letters"),
         ({"time_budget": "soon"}, "--time-budget 'soon' must be a number"),
-        ({"experiment": "sll"}, "unknown experiment 'sll'; did you mean 'ssl'?"),
+        (
+            {"experiment": "sll"},
+            "unknown experiment 'sll' (a file of your own ends in .py); did you mean 'ssl'?",
+        ),
         ({"experiment": "classify"}, "classify compares settings"),
     ],
 )

@@ -302,7 +302,7 @@ def _check_name(cfg: DataConfig) -> None:
             )
         return
     if name not in EMBEDDED and not Path(name).expanduser().exists():
-        suggestion = nearest(name, EMBEDDED)
+        suggestion = nearest(Path(name).name, EMBEDDED)
         raise UserError(
             f"data {name!r} is neither an embedded set nor an existing folder{suggestion}"
         )

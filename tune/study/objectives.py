@@ -120,9 +120,8 @@ def check_measured(metrics: Values, objectives: Sequence[Objective]) -> None:
     for objective in objectives[1:]:
         if objective.metric not in known:
             raise StudyEnds(
-                f"--objective {objective}: trials have no such metric"
-                f"{nearest(objective.metric, known)}; begin again with one of them under another "
-                "--study name"
+                f"--objective {objective}: trials have no such metric, so begin again with one of "
+                f"theirs, under another --study name{nearest(objective.metric, known)}"
             )
 
 

@@ -34,7 +34,7 @@ def check_logs(names: Sequence[str] | None) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(names or ()))
     for name in wanted:
         if name not in LOGS:
-            raise UserError(f"unknown --log {name!r}{nearest(name, LOGS)}; MLflow is always on")
+            raise UserError(f"unknown --log {name!r} (MLflow is always on){nearest(name, LOGS)}")
     if "wandb" in wanted:
         check_wandb()
     return wanted

@@ -338,6 +338,7 @@ def test_unknown_name() -> None:
     message = error_of("glyfs")
     assert "'glyfs'" in message
     assert "did you mean 'glyphs'?" in message
+    assert "did you mean 'digits'?" in error_of("/home/me/digitz")  # typed without a folder
     assert "valid: digits, earth, glyphs" in error_of("/no/such/folder")
 
 

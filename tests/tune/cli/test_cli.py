@@ -30,7 +30,7 @@ from tune.study.log_state import read_state
 from vistune import __version__
 
 WRONG = {
-    "sll": "unknown experiment 'sll'; did you mean 'ssl'?",
+    "sll": "'sll' (a file of your own ends in .py); did you mean 'ssl'?",
     "ssl --set optim.lrr=1": "unknown config key 'optim.lrr'; did you mean 'optim.lr'?",
     "ssl --set lr=0.1": "unknown config key 'lr'; did you mean 'optim.lr'?",
     "ssl --set rate=1": "unknown config key 'rate'; valid: ",
@@ -80,8 +80,7 @@ WRONG = {
         "use at most 1, or a larger train.batch_size"
     ),
     "pretrain --data digits --objective val/macro_f": (
-        "--objective val/macro_f cannot select here; did you mean 'val/macro_f1'?; "
-        "valid: val/top1, val/macro_f1, val/balanced_accuracy"
+        "--objective val/macro_f cannot select here; did you mean 'val/macro_f1'?"
     ),
     "ssl --balance": "--balance is for pretrain and classify, which learn from labels; ssl has",
     "pretrain --set train.objective=val/top1": "--set train.objective: use --objective val/top1",

@@ -133,7 +133,7 @@ def test_an_objective_that_is_no_metric_ends_the_run_at_the_first_report(tmp_pat
     """Otherwise every trial would train to its end and fail there."""
     wrong = SEVERAL | {"objectives": ["val/top1", "-time/epoc_s"]}
     study = open_made_up(tmp_path, QUICK, 2, **wrong)
-    with pytest.raises(StudyEnds, match=r"no such metric; did you mean 'time/epoch_s'\?"):
+    with pytest.raises(StudyEnds, match=r"another --study name; did you mean 'time/epoch_s'\?$"):
         search_locally(study, QUICK)
     study.close()
     assert [e["event"] for e in events(tmp_path) if e.get("trial") is not None] == ["start"]

@@ -430,11 +430,13 @@ def test_a_run_and_a_later_sync_keep_tables_and_event_files(call: Call, tmp_path
     assert begun_logs(log.path.parent) == ["csv", "tensorboard"]
     assert table(log, "trials.csv")["trial"].tolist() == [0, 1]
 
-    assert call(*words, "3", "--log", "cvs").line.startswith("unknown --log 'cvs'; did you")
+    assert call(*words, "3", "--log", "cvs").line.endswith("; did you mean 'csv'?")
 
 
 def test_unknown_place_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown --log 'tensorbord'; did you mean 'tensorboard'"):
+    with pytest.raises(
+        UserError, match=r"unknown --log 'tensorbord' .*; did you mean 'tensorboard'"
+    ):
         check_logs(["csv", "tensorbord"])
     assert check_logs(["csv", "csv"]) == ("csv",)
 
