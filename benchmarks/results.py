@@ -5,8 +5,9 @@
     python benchmarks/results.py render                              # into README.md and docs/
 
 A record contains the scores of the runs and nothing derived from them. A page asks for a figure
-with `<!-- result: NAME -->...<!-- end -->`; tests/project/test_results.py renders all of them
-again. The words and tables are made in `experiment_page.py` and the reports of benchmarks.
+with `<!-- result: NAME -->...<!-- end -->`, within a line or with each mark alone on its line: text
+behind a comment that begins a line is not Markdown. tests/project/test_results.py renders all of
+them again. The words and tables are made in `experiment_page.py` and the reports of benchmarks.
 """
 
 import argparse
@@ -132,17 +133,24 @@ OF_BENCHMARKS: dict[str, Callable[[], str]] = {
 
 
 def rendered(text: str) -> str:
-    """Return the text of a page with every figure computed again."""
+    """Return the text of a page with every figure computed again. A mark alone on its line keeps
+    its line."""
 
-    def figure(match: re.Match[str]) -> str:
-        if match[2] in OF_BENCHMARKS:
-            return f"{match[1]}{OF_BENCHMARKS[match[2]]()}{match[4]}"
-        names, _, part = match[2].rpartition(".")
-        results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names.split("+")]
-        text = TOGETHER[part](results) if part in TOGETHER else PARTS[part](*results)
-        return f"{match[1]}{text}{match[4]}"
+    def shown(match: re.Match[str]) -> str:
+        figure = _figure(match[2])
+        if match[3].startswith("\n"):
+            figure = f"\n{figure.strip()}\n"
+        return f"{match[1]}{figure}{match[4]}"
 
-    return MARKED.sub(figure, text)
+    return MARKED.sub(shown, text)
+
+
+def _figure(name: str) -> str:
+    if name in OF_BENCHMARKS:
+        return OF_BENCHMARKS[name]()
+    names, _, part = name.rpartition(".")
+    results = [json.loads((RESULTS / f"{name}.json").read_text()) for name in names.split("+")]
+    return TOGETHER[part](results) if part in TOGETHER else PARTS[part](*results)
 
 
 def main() -> None:

@@ -39,6 +39,12 @@ def test_every_figure_of_the_documents_is_that_of_its_record(results: ModuleType
     assert marked >= {"ssl.cell", "ssl.sentence"}
 
 
+@pytest.mark.parametrize("page", sorted((REPO / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_no_text_follows_a_comment_that_begins_a_line(page: Path) -> None:
+    """Markdown would take the rest of such a line as it is, and end the paragraph or the list."""
+    assert re.findall(r"^\s*<!--.*?-->.+", page.read_text(), flags=re.MULTILINE) == []
+
+
 TYPED = re.compile(r"(?<![\w.])\.\d{2,}")
 COMMAND = re.compile(r"^ {4}.*\b(?:python|make)\b|`[^`]*\b(?:python|make)\b[^`]*`", re.MULTILINE)
 
