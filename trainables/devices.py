@@ -18,6 +18,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 """Values of `train.device`."""
 
 _FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 _OUTSIDE_BYTES = 600 << 20
 """GPU memory set aside for what a process takes outside torch's allocator: CUDA's context and the
 kernels of the libraries."""
@@ -42,6 +43,27 @@ def choose_device(wanted: str = "auto") -> torch.device:
     if wanted == "mps":
         _check_mps()
     return torch.device(wanted)
+
+
+def check_device(wanted: str) -> None:
+    """Check that this machine has a device. CUDA is not initialised, because forks of this process
+    could not use it then.
+
+    Args:
+        wanted: a `DeviceName`.
+    Raises:
+        UserError: it has not.
+    """
+    if wanted in ("auto", "cpu"):
+        return
+    before = os.environ.get(_BY_NVML)
+    os.environ[_BY_NVML] = "1"
+    try:
+        choose_device(wanted)
+    finally:
+        del os.environ[_BY_NVML]
+        if before is not None:
+            os.environ[_BY_NVML] = before
 
 
 def _check_mps() -> None:

@@ -1,5 +1,6 @@
 """The device of a process, and the operations that compute in full precision on it."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from trainables.devices import (
+    check_device,
     choose_device,
     in_float32,
     limit_memory,
@@ -39,6 +41,20 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"train.device=mps, .* use train.device=auto"):
         choose_device("mps")
+
+
+def test_a_check_of_a_device_does_not_initialise_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this variable torch asks NVML, so forks of the process can still use the GPU."""
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    monkeypatch.setenv(name, "0")
+    seen: list[str | None] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(seen.append(os.environ[name])))
+    with pytest.raises(UserError, match="torch sees no such GPU"):
+        check_device("cuda")
+    assert (seen, os.environ[name]) == (["1"], "0")
+    check_device("auto")
+    check_device("cpu")
+    assert len(seen) == 1
 
 
 def test_mps_needs_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:

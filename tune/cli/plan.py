@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search_spaces.settings import Comparison
+from trainables.errors import TrialFailed
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.profiling import profile
@@ -71,7 +72,11 @@ def _show_data(data: Any, out: Console) -> None:
 def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
     """Print the study's resources, time and disk space, estimated from one profiled step."""
     experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
-    cost = profile(experiment, config, prepared.data)
+    try:
+        cost = profile(experiment, config, prepared.data)
+    except TrialFailed as failed:
+        print_prose(out, f"no estimate: the first steps of trial 0 fail: {failed}")
+        return
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
     repeats = _repeats(manifest, rule)
     version = manifest.rules["rungs"]

@@ -1,5 +1,7 @@
 """Resolve the options of a command into everything that a study needs to start."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -79,6 +81,8 @@ def prepare(
     resolved = asked.resolved
     program = resolved.experiment.program
     config: Any = build(resolved.experiment.config, resolved.base)
+    if _trains_here(options):
+        _check_device(resolved.base)
     before_data()
     data = program.load_data(getattr(config, "data", None), progress=True)
 
@@ -91,7 +95,7 @@ def prepare(
 
     search = (resolved.experiment, resolved.preset, resolved.base, resolved.pins)
     own = own_configurations(options.enqueue, *search)
-    _check_machine(options, resolved, config, data)
+    _check_shares_of_work(options, resolved, config, data)
     start_line = program.check_startup(config, data)
     seen = check_seen(resolved.base, data, options.allow_seen)
     warm = None
@@ -183,8 +187,8 @@ def _notes(manifest: Manifest, data: Any) -> Iterator[str]:
         yield f"note: {mark}"
 
 
-def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any) -> None:
-    """Refuse workers that would get no share of the work, and a missing device."""
+def _check_shares_of_work(options: Options, resolved: Resolved, config: Any, data: Any) -> None:
+    """Refuse workers that would get no share of the work."""
     program = resolved.experiment.program
     if options.workers > 1:
         if resolved.experiment.function is None:
@@ -197,9 +201,6 @@ def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any)
                 resolved.base,
                 resolved.pins,
             )
-
-    if options.local or options.batch_trials:
-        _check_device(resolved.base)
 
 
 def _control(
@@ -227,12 +228,23 @@ def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _check_device(base: Mapping[str, Any]) -> None:
-    """Refuse a device that is missing, if this process does the training."""
-    if "train.device" in base:
-        from trainables.devices import choose_device  # it imports torch
+def _trains_here(options: Options) -> bool:
+    """True if trials, or the steps that `--plan` times, are on this machine and not on a cluster.
+    Asked before Ray is started here."""
+    if options.local or options.batch_trials or options.plan:
+        return True
+    ray = sys.modules.get("ray")
+    is_connected = ray is not None and ray.is_initialized()
+    return not is_connected and not os.environ.get("RAY_ADDRESS")
 
-        choose_device(str(base["train.device"]))
+
+def _check_device(base: Mapping[str, Any]) -> None:
+    """Refuse a missing device before there is a study, which would keep it."""
+    device = str(base.get("train.device", "auto"))
+    if device not in ("auto", "cpu"):
+        from trainables.devices import check_device  # it imports torch
+
+        check_device(device)
 
 
 def _check_average(resolved: Resolved) -> None:

@@ -121,10 +121,19 @@ def test_a_study_of_before_there_was_a_choice_computes_as_it_did(tmp_path: Path)
     assert again.reconcile_with(path).base == again.base
 
 
-def test_a_device_that_this_process_lacks_is_refused_before_any_trial(
+@pytest.mark.parametrize("options", [{}, {"local": True}, {"plan": True}])
+def test_a_device_that_this_machine_lacks_is_refused_before_there_is_a_study(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"train.device=cuda, .* use train.device=auto"):
+        prepared(tmp_path, with_rate(3e-3), "train.device=cuda", **options)
+
+
+def test_workers_of_a_cluster_may_have_a_device_that_this_machine_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"train.device=cuda, .* use train.device=auto"):
-        prepared(tmp_path, with_rate(3e-3), "train.device=cuda", local=True)
-    prepared(tmp_path, with_rate(3e-3), "train.device=cuda")  # workers of a cluster may have a GPU
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    prepared(tmp_path, with_rate(3e-3), "train.device=cuda")

@@ -1,7 +1,12 @@
 """The estimate of `--plan`, against studies counted trial by trial."""
 
+from typing import Any
+
 import pytest
 
+from tests.commands import Call
+from trainables.errors import TrialFailed
+from tune.cli import plan
 from tune.cli.plan import expected_epochs, total_epochs
 from tune.search.rungs import rungs
 
@@ -43,3 +48,17 @@ def test_the_first_four_trials_are_not_stopped_before_a_quarter() -> None:
     assert total_epochs(28, 0, 12, 2) == pytest.approx(
         12 + 3 * (3 + 3 / 2 + 6 / 4) + counted(24, rungs(12, 2), 12)
     )
+
+
+def test_a_step_that_fails_costs_the_estimate_alone(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise TrialFailed("oom", "out of memory on cuda even at micro-batch 1")
+
+    monkeypatch.setattr(plan, "profile", fails)
+    planned = call("toy", "--plan")
+    assert planned.code == 0, planned.err
+    said = " ".join(planned.out.split())
+    assert "no estimate: the first steps of trial 0 fail: out of memory on cuda" in said
+    assert "space, as --space reads it" in said
