@@ -9,20 +9,24 @@ START_S = 60.0
 """Seconds in which the process that measures must have imported torch and found the card."""
 BUDGETS_S = {
     "environment": 5.0,
-    "input": 35.0,
-    "equal": 15.0,
-    "train-ssl": 15.0,
-    "train-classify": 15.0,
-    "train-fewshot": 15.0,
-    "train-segment": 15.0,
+    "input": 25.0,
+    "equal": 10.0,
+    "train-ssl": 12.0,
+    "train-ssl-simclr": 12.0,
+    "train-ssl-moco": 12.0,
+    "train-ssl-vicreg": 12.0,
+    "train-ssl-dino": 12.0,
+    "train-classify": 12.0,
+    "train-fewshot": 12.0,
+    "train-segment": 12.0,
     "byol": 60.0,
     "by-hand": 45.0,
     "augment": 10.0,
     "segment": 25.0,
-    "concurrent": 60.0,
+    "concurrent": 50.0,
     "memory": 20.0,
-    "killed": 25.0,
-    "study": 60.0,
+    "killed": 20.0,
+    "study": 54.0,
 }
 """Check -> seconds that it may take at full size on an H100 with 16 cores. With the start they sum
 to eight minutes."""

@@ -32,8 +32,10 @@ from trainables.optim import OptimConfig, build_optimizer, param_groups
 from trainables.protonet import EvaluationConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.segmenters.networks import ModelConfig
+from tune.experiments import EXPERIMENTS
 
 CLASSES = 10
+ADAM = OptimConfig(name="adam", lr=3e-4)
 PREFETCHED = 2
 """Batches that a worker of a DataLoader has ready."""
 STEPS = 1000  # length of the schedule: far more steps than are taken
@@ -159,7 +161,10 @@ def made_data(
 
 # ---------------------------------------------------------------- the trainables
 
-NAMES = ("ssl", "classify", "fewshot", "segment")
+WAITING = {"ssl-simclr": 4, "ssl-moco": 1, "ssl-vicreg": 4, "ssl-dino": 0}
+"""Methods of lightly, an extra -> places of its losses that wait in a step
+(`tests/trainables/engine/test_waits.py`)."""
+NAMES = ("ssl", *WAITING, "classify", "fewshot", "segment")
 
 
 def work(name: str, size: Size, place: str = "auto") -> tuple[Any, Any, Any]:
@@ -170,6 +175,13 @@ def work(name: str, size: Size, place: str = "auto") -> tuple[Any, Any, Any]:
     """
     if name == "ssl":
         return BYOL, byol_config(size, place), made_data(size.images, size.side)
+    if name in WAITING:
+        method = EXPERIMENTS[name]
+        head = method.config().head
+        if size is QUICK:
+            head = replace(head, projection_size=16, hidden_size=32)
+        config = method.config(**_common(size, place), head=head, optim=ADAM)
+        return method.trainable, config, made_data(size.images, size.side)
     if name == "classify":
         config = ClassifierConfig(**_common(size, place), aug=ViewConfig(policy="simclr"))
         return Classifier, config, made_data(size.images, size.side)
@@ -205,8 +217,7 @@ def _common(size: Size, place: str) -> dict[str, Any]:
 
 def byol_config(size: Size, place: str = "auto") -> BYOLConfig:
     """Return BYOL's config as in preset `full`."""
-    optim = OptimConfig(name="adam", lr=3e-4)
-    return BYOLConfig(**_common(size, place), head=size.head, optim=optim)
+    return BYOLConfig(**_common(size, place), head=size.head, optim=ADAM)
 
 
 class Training:
