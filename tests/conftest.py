@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.commands import NO_SERVER, Call, Said
 
+# on a busy machine the first example, with its imports, takes as long as it takes
+settings.register_profile("vistune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vistune")
 pytest.register_assert_rewrite("tests.kills", "tests.mlflow_store", "tests.studies")
 
 os.environ.setdefault("VISTUNE_CACHE", tempfile.gettempdir() + f"/vistune-test-cache-{os.getuid()}")

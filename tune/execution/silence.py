@@ -135,6 +135,7 @@ class _Watch:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="silence", daemon=True)
+        self._has_begun = False
         self._handler: Any = None
 
     def begin(self) -> None:
@@ -143,6 +144,7 @@ class _Watch:
             # The signal interrupts waits in C code, such as a sleep, a socket or a lock.
             self._handler = signal.signal(signal.SIGUSR2, _raise_hung)
         self._thread.start()
+        self._has_begun = True  # `start` waits for the thread, and must not be interrupted
 
     def end(self) -> None:
         """Stop watching. A second call does what the first one has left undone."""
@@ -156,7 +158,7 @@ class _Watch:
     def _look(self) -> None:
         while not self._ended.wait(_LOOK_S):
             overdue = self._silence.overdue()
-            if overdue:
+            if overdue and self._has_begun:
                 self._leave(overdue)
 
     def _leave(self, overdue: str) -> None:

@@ -1,8 +1,10 @@
-"""The copy of a study after a kill: remove what the killed process left there, and upload what it
-did not.
+"""The copy of a study compared with its log: remove what is left over there, and upload what is
+missing.
 
 A process that is killed between a line of the log and the uploads that follow it never returns to
-them. So every start compares the two once.
+them; so every start compares the two. The process of a trial that ends does not wait long for an
+upload that it has begun, so a checkpoint may arrive later than the end; so the end of a study
+compares them too.
 """
 
 from pathlib import Path

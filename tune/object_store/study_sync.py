@@ -175,7 +175,7 @@ class StudyCopy:
             self._renew_if_due()
             self._upload_record(finishing)
             self._upload_artifacts()
-            self._settle_once()
+            self._settle(finishing)
             self._enqueued.exchange()
         except s3.Taken:
             self._lost = True
@@ -227,9 +227,10 @@ class StudyCopy:
             upload_ended(folder, state)
             self._settled += 1
 
-    def _settle_once(self) -> None:
-        """Finish the copies of runs that a killed process has left unfinished."""
-        if not self._is_settled:
+    def _settle(self, finishing: bool) -> None:
+        """Finish the copies of runs that a killed process has left unfinished, and in the end of
+        those whose process was still uploading when they ended."""
+        if finishing or not self._is_settled:
             settle_copy(self.folder)
             self._is_settled = True
 

@@ -238,9 +238,7 @@ def in_parts(
     return root
 
 
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(24, 48),
     copied=st.sets(st.integers(0, 47), max_size=20),

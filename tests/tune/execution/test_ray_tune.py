@@ -80,6 +80,11 @@ def test_nothing_listens_outside_of_this_machine() -> None:
 
 
 def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) -> None:
+    import ray
+
+    ray.get(
+        ray.remote(lambda: None).remote()
+    )  # Ray keeps no idle worker for long: one is asked for
     living = [
         process
         for process in psutil.Process().children(recursive=True)
@@ -88,7 +93,7 @@ def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) 
     lines = {process: process.cmdline() for process in living}
     (template,) = (process for process, line in lines.items() if "template.py" in " ".join(line))
     workers = [process for process, line in lines.items() if line[:1] and "ray::I" in line[0]]
-    assert workers  # of trials (ImplicitFunc) and idle ones; Ray keeps no idle worker for long
+    assert workers  # of trials (ImplicitFunc) and idle ones
     assert all(worker.parent() == template for worker in workers)
     others = " ".join(word for line in lines.values() for word in line)
     assert "dashboard/dashboard.py" not in others

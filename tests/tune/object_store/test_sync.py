@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.object_store import BUCKET, keys, machine
+from tests.processes import wait_for
 from tests.studies import manifest
 from tests.toy import TOY
 from trainables.engine.checkpoint import load_checkpoint
@@ -75,6 +76,22 @@ def told(root: Path) -> list[Any]:
         | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}}
         for e in found
     ]
+
+
+def test_a_checkpoint_that_arrives_after_its_trial_has_ended_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    """The process of a trial does not wait long for an upload that it has begun."""
+    root = machine(monkeypatch, tmp_path)
+    study, copy = start(root, 1)
+    search_locally(study, TOY)
+    late = s3.address(root / "toy/trials/0000" / LAST)
+    assert late is not None
+    wait_for(lambda: copy.known() == (root / "toy" / LOG).stat().st_size)
+    store.put_object(Bucket=BUCKET, Key=late.removeprefix(f"s3://{BUCKET}/"), Body=b"late")
+    assert copy.close(30)
+    study.close()
+    assert not [key for key in keys(store) if key.endswith(LAST)]
 
 
 def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def fields_of(event):
     return {key: value for key, value in event.items() if key not in ("t", "event")}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.dictionaries(

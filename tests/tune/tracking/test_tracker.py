@@ -457,7 +457,7 @@ def test_deleted_database_is_filled_again(storage):
     begin_store(storage)
     wait_until(lambda: "trial-001" in store(storage), 30)  # although there are no new events
     log.append("finish", state="FINISHED")
-    wait_until(lambda: store(storage)["ssl-1"]["status"] == "FINISHED", 30)
+    wait_until(lambda: store(storage)["ssl-1"]["status"] == "FINISHED", 60)
     assert tracker.close(20) is True
     assert_equals_log(storage, log)
 
