@@ -23,6 +23,7 @@ CLASSES = "classes.txt"
 FILES = (CLASSES, "class_dict.csv", "label_colors.txt")
 """Names of such files; the first that exists is used."""
 
+_BACKGROUND: Color = (224, 224, 224)
 _BETWEEN = r"[\s,;]+"
 _NUMBERS = rf"(\d{{1,3}}){_BETWEEN}(\d{{1,3}}){_BETWEEN}(\d{{1,3}})"
 _NAME_FIRST = re.compile(rf"(?P<name>.+?){_BETWEEN}{_NUMBERS}[\s,;]*")
@@ -76,7 +77,7 @@ def _parse(path: Path) -> ClassList:
         wrong = next(line for line, read in zip(lines, found, strict=True) if read is None)
         raise UserError(f"{path} has the line {wrong!r}; it must be name,red,green,blue")
     _check(path, lines)
-    return ClassList(path.name, tuple(lines), distinct_colors(len(lines)))
+    return ClassList(path.name, tuple(lines), distinct_colors(lines))
 
 
 def _lines(path: Path) -> list[str]:
@@ -143,11 +144,16 @@ def written(color: Color) -> str:
     return ",".join(str(level) for level in color)
 
 
-def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Evenly spaced hues, every other one darker."""
-    colors: list[Color] = []
-    for number in range(count):
+def distinct_colors(names: Sequence[str]) -> tuple[Color, ...]:
+    """Evenly spaced hues, every other one darker; a light grey for the background."""
+    objects = [name for name in names if not _is_background(name)]
+    colors: dict[str, Color] = dict.fromkeys(names, _BACKGROUND)
+    for number, name in enumerate(objects):
         value = 0.9 - 0.3 * (number % 2)
-        red, green, blue = colorsys.hsv_to_rgb(number / count, 0.75, value)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colors)
+        red, green, blue = colorsys.hsv_to_rgb(number / len(objects), 0.75, value)
+        colors[name] = (round(255 * red), round(255 * green), round(255 * blue))
+    return tuple(colors.values())
+
+
+def _is_background(name: str) -> bool:
+    return name.lower() == "background"

@@ -174,7 +174,7 @@ class PascalVOC(_NamedByFile):
         named = read_class_list(root)
         if named is not None:
             return named
-        return ClassList("Pascal VOC", _VOC_CLASSES, distinct_colors(len(_VOC_CLASSES)))
+        return ClassList("Pascal VOC", _VOC_CLASSES, distinct_colors(_VOC_CLASSES))
 
 
 class ImagesAndMasks(_NamedByFile):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from trainables.data import IGNORE, DataConfig, DataSet, load_dataset
+from trainables.data.class_list import distinct_colors
 from trainables.data.pairs import read_pairs
 from trainables.errors import UserError
 
@@ -532,3 +533,11 @@ def test_images_and_masks_without_a_name_in_common(tmp_path: Path) -> None:
         mask(tmp_path / f"set/masks/x{number}.png", truths()[0])
     message = refusal(tmp_path / "set")
     assert "images and masks (4 images and 4 masks, no two of one name)" in message
+
+
+def test_classes_without_colours_get_hues_and_the_background_none() -> None:
+    colors = np.array(distinct_colors(["cat", "Background", "dog", "sheep"]))
+    spread = np.ptp(colors, axis=1)  # between a colour's channels: 0 for a grey
+    assert spread[1] == 0
+    assert (spread[[0, 2, 3]] > 100).all()
+    assert len(np.unique(colors, axis=0)) == 4
