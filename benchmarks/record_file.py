@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,23 @@ RESULTS = ROOT / "docs/results"
 SPEED = RESULTS / "speed"
 LOAD = os.getloadavg()[0]
 """Load average of the machine when the script began."""
+NOT_RECORDED = "not recorded"
+
+
+class NotRecordedError(Exception):
+    """A record is not there, or has too few seeds. The message is the command that makes it."""
+
+
+def or_not_recorded(text: Callable[[], str]) -> Callable[[], str]:
+    """Return a text that names the command of a missing record in its place."""
+
+    def shown() -> str:
+        try:
+            return text()
+        except NotRecordedError as missing:
+            return f"{NOT_RECORDED} (`{missing}`)"
+
+    return shown
 
 
 def commit() -> str:

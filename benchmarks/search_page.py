@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import search_races_page as races
 from benchmarks.figure_text import listed, markdown
+from benchmarks.record_file import or_not_recorded
 from benchmarks.search_records import (
     BETTER,
     COLD,
@@ -230,11 +231,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "search_regret.peers": partial(_apart, peers_table),
     "search_regret.seeds": peers_seeds,
     "search_regret.told": partial(_apart, peers_told),
-    "search_rungs.errors": races.rungs_errors,
-    "search_rungs.page": partial(_apart, races.rungs_page),
-    "search_rungs.notes": partial(_apart, races.rungs_notes),
-    "search_efficiency.page": partial(_apart, races.efficiency_page),
-    "search_efficiency.notes": partial(_apart, races.efficiency_notes),
+    "search_rungs.errors": or_not_recorded(races.rungs_errors),
+    "search_rungs.page": partial(_apart, or_not_recorded(races.rungs_page)),
+    "search_rungs.notes": partial(_apart, or_not_recorded(races.rungs_notes)),
+    "search_efficiency.page": partial(_apart, or_not_recorded(races.efficiency_page)),
+    "search_efficiency.notes": partial(_apart, or_not_recorded(races.efficiency_notes)),
     "search_misled.told": misled_told,
     "search_misled.pairs": partial(_apart, misled_pairs),
     "search_priors.told": priors_told,

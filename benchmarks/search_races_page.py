@@ -12,7 +12,7 @@ from benchmarks.evidence_page import records
 from benchmarks.figure_text import decimal, listed, markdown, without_zeros
 from benchmarks.search_records import Ratio, ratios
 from benchmarks.search_regret import BUDGETS, OURS
-from benchmarks.search_words import is_recorded, named_where, not_yet, source, table_name
+from benchmarks.search_words import named_where, recorded, source, table_name
 
 RACED = {
     "random search": "random search, nothing stopped",
@@ -100,24 +100,19 @@ def rungs_told() -> str:
 
 def rungs_page() -> str:
     """Return the paragraph of docs/search.md."""
-    if not is_recorded("search_rungs"):
-        return not_yet("search_rungs")
-    return f"{rungs_table()}\n\n{rungs_told()}\n\n{source(records('search_rungs'))}."
+    about = source(recorded("search_rungs"))
+    return f"{rungs_table()}\n\n{rungs_told()}\n\n{about}."
 
 
 def rungs_notes() -> str:
     """Return the tables of the notes."""
-    if not is_recorded("search_rungs"):
-        return "No record yet."
-    about = f"{source(records('search_rungs'))}."
+    about = f"{source(recorded('search_rungs'))}."
     return f"{about}\n\n{rungs_budgets()}\n\n{rungs_errors_table()}"
 
 
 def rungs_errors() -> str:
     """Say how often the check switches the first rung off, by its true correlation."""
-    if not is_recorded("search_rungs"):
-        return "`python benchmarks/search_rungs.py --errors` counts how often that goes wrong"
-    record = records("search_rungs")
+    record = recorded("search_rungs")
     off = {one["correlation"]: one["off"][0] for one in record["errors"] if one["version"] == 4}
     some = [(0.9, "a first rung with a true correlation of"), (0.5, "one of"), (0.0, "one of")]
     said = [
@@ -193,18 +188,15 @@ def _costs_where(searcher: str, holds: Callable[[Ratio], bool]) -> str:
 
 def efficiency_page() -> str:
     """Return the paragraph of docs/search.md."""
-    if not is_recorded("search_efficiency"):
-        return not_yet("search_efficiency")
-    record = records("search_efficiency")
+    record = recorded("search_efficiency")
     about = f"{source(record)}; at most {record['most_trials']} trials a search."
     return f"{efficiency_table()}\n\n{efficiency_told()}\n\n{about}"
 
 
 def efficiency_notes() -> str:
     """Return the table of the notes."""
-    if not is_recorded("search_efficiency"):
-        return "No record yet."
-    return f"{source(records('search_efficiency'))}.\n\n{efficiency_means()}"
+    about = source(recorded("search_efficiency"))
+    return f"{about}.\n\n{efficiency_means()}"
 
 
 def efficiency_means() -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.evidence_page import RESULTS, Entry, records
 from benchmarks.figure_text import listed
+from benchmarks.record_file import NotRecordedError
 from benchmarks.search_records import Ratio
 from benchmarks.search_regret import BUDGETS
 
@@ -42,17 +43,17 @@ def source(record: Entry) -> str:
     )
 
 
-def is_recorded(name: str) -> bool:
-    """Return True if there is a record with enough seeds for an interval."""
-    return (RESULTS / f"{name}.json").exists() and records(name)["seeds"] >= FEWEST
+def recorded(name: str) -> Entry:
+    """Return a record with enough seeds for an interval.
 
-
-def not_yet(name: str) -> str:
-    """Say how to measure what has no record."""
-    return (
-        f"No record of {FEWEST} seeds or more yet (`python benchmarks/{name}.py --record` makes "
-        "one); [notes/search.md](notes/search.md) has earlier measurements."
-    )
+    Raises:
+        NotRecordedError: there is none.
+    """
+    if (RESULTS / f"{name}.json").exists():
+        found = records(name)
+        if found["seeds"] >= FEWEST:
+            return found
+    raise NotRecordedError(f"python benchmarks/{name}.py --record")
 
 
 def table_name(name: str) -> str:

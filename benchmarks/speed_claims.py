@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figure_text import block, decimal
+from benchmarks.record_file import NOT_RECORDED, NotRecordedError
 from benchmarks.speed_records import (
-    NOT_RECORDED,
-    NotRecordedError,
     Record,
     command,
     number,
@@ -310,8 +309,8 @@ def claims() -> str:
     for name, rows_of in ROWS.items():
         try:
             record = speed(name)
-        except NotRecordedError:
-            rows.append([f"`record_speed.py {name}`", *["-"] * 4, NOT_RECORDED])
+        except NotRecordedError as missing:
+            rows.append([f"`{missing}`", *["-"] * 4, NOT_RECORDED])
             continue
         typed, claim = command(record), ""
         for one in rows_of(record):

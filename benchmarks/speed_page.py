@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks.figure_text import block, decimal, listed
+from benchmarks.record_file import NOT_RECORDED, NotRecordedError, or_not_recorded
 from benchmarks.speed_claims import (
     PEER_CPU,
     ROWS,
@@ -20,8 +21,6 @@ from benchmarks.speed_claims import (
     sooner,
 )
 from benchmarks.speed_records import (
-    NOT_RECORDED,
-    NotRecordedError,
     Record,
     command,
     number,
@@ -257,8 +256,8 @@ def cluster() -> str:
     for name in ("cluster_64", "cluster_8", "cluster_8_torch"):
         try:
             record = speed(name)
-        except NotRecordedError:
-            rows.append([f"`record_speed.py {name}`", *["-"] * 4, NOT_RECORDED])
+        except NotRecordedError as missing:
+            rows.append([f"`{missing}`", *["-"] * 4, NOT_RECORDED])
             continue
         driver, study = cluster_blocks(record)
         third = max(1, len(driver) // 3)
@@ -377,18 +376,8 @@ SECTIONS = (
 """Records beside those of the table of claims."""
 
 
-def _or_not_recorded(text: Callable[[], str]) -> Callable[[], str]:
-    def rendered() -> str:
-        try:
-            return text()
-        except NotRecordedError as missing:
-            return f"{NOT_RECORDED} (`record_speed.py {missing}`)"
-
-    return rendered
-
-
 FIGURES: dict[str, Callable[[], str]] = {
-    f"speed.{text.__name__}": _or_not_recorded(text)
+    f"speed.{text.__name__}": or_not_recorded(text)
     for text in (
         source,
         claims,

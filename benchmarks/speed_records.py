@@ -6,22 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.figure_text import decimal, without_zeros
-from benchmarks.record_file import SPEED
+from benchmarks.record_file import SPEED, NotRecordedError
 
 Record = dict[str, Any]
-NOT_RECORDED = "not recorded"
-
-
-class NotRecordedError(Exception):
-    """A record is not there."""
 
 
 def speed(name: str) -> Record:
-    """Return a record of `docs/results/speed`."""
+    """Return a record of `docs/results/speed`.
+
+    Raises:
+        NotRecordedError: there is none.
+    """
     try:
         found: Record = json.loads((SPEED / f"{name}.json").read_text())
     except FileNotFoundError:
-        raise NotRecordedError(name) from None
+        raise NotRecordedError(f"record_speed.py {name}") from None
     return found
 
 

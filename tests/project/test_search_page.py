@@ -87,14 +87,21 @@ HEAD = {"command": "python x.py", "commit": "abc", "machine": "two cores", "date
 
 
 def test_what_has_no_record_is_named(records: Path) -> None:
-    assert "search_rungs.py --record" in races.rungs_page()
-    assert "search_efficiency.py --record" in races.efficiency_page()
+    for name in (
+        "rungs.page",
+        "rungs.notes",
+        "rungs.errors",
+        "efficiency.page",
+        "efficiency.notes",
+    ):
+        script = f"python benchmarks/search_{name.partition('.')[0]}.py --record"
+        assert f"not recorded (`{script}`)" in search_page.FIGURES[f"search_{name}"]()
 
 
 def test_few_seeds_are_no_measurement(records: Path) -> None:
     record = {**HEAD, "seeds": SEEDS - 1, "most_trials": 30, "searches": []}
     (records / "search_efficiency.json").write_text(json.dumps(record))
-    assert "search_efficiency.py --record" in races.efficiency_page()
+    assert "search_efficiency.py --record" in search_page.FIGURES["search_efficiency.page"]()
 
 
 def test_words_on_trials_to_a_good_value_follow_the_record(records: Path) -> None:
