@@ -6,7 +6,7 @@ import io
 from rich.console import Console
 
 from tune.reports.components import advice
-from tune.reports.marks import marks
+from tune.reports.marks import length_of_control, marks_of_images
 from tune.reports.pooled_row import PooledRow
 from tune.reports.pooled_table import PooledTable
 from tune.reports.sampling_error import OVERLAP_UNKNOWN
@@ -139,13 +139,19 @@ def _backbone(table: PooledTable) -> str:
 
 
 def _marks(table: PooledTable) -> list[str]:
-    """Return facts about the images of settings, each with the searches that it applies to."""
+    """Return facts about the images of settings, each with the searches that it applies to, and how
+    long a control trained."""
     found: dict[tuple[str, str], list[str]] = {}
+    lengths = []
     for row in table.rows:
         for search, one in row.searches.items():
-            for mark in marks(one.record.manifest):
+            for mark in marks_of_images(one.record.manifest):
                 found.setdefault((row.name, mark), []).append(search)
-    return [f"{name}, {', '.join(searches)}: {mark}." for (name, mark), searches in found.items()]
+        length = length_of_control([one.record.manifest for one in row.searches.values()])
+        if length:
+            lengths.append(f"{row.name}: {length}.")
+    named = [f"{name}, {', '.join(searches)}: {mark}." for (name, mark), searches in found.items()]
+    return named + lengths
 
 
 def _references(table: PooledTable) -> str:

@@ -13,6 +13,8 @@ from tune.cli.options import Options
 from tune.cli.prepare import Prepared, prepare
 from tune.experiments import EXPERIMENTS
 from tune.reports.comparison_table import compare_settings
+from tune.reports.pooled_table import compare_searches
+from tune.reports.pooled_text import pooled_notes
 from tune.reports.table_text import markdown
 from tune.study.group import Group, members
 
@@ -145,3 +147,21 @@ def test_the_plan_counts_the_questions_that_a_comparison_began_with(
     assert "6 questions" in call(*words).out
     begin_group(tmp_path, None)
     assert "5 questions" in call(*words).out
+
+
+def test_a_table_over_searches_says_once_how_long_its_control_trained(tmp_path: Path) -> None:
+    begin_group(tmp_path, 2)
+    for search, epochs in enumerate((82, 85, 83), start=1):
+        for setting, length in (("B", 12), ("A-long", epochs)):
+            folder = tmp_path / f"classify-{setting}-r{search}"
+            base = {"train.epochs": length}
+            write_setting(folder, setting, {0: [0.5]}, base, seed=search - 1)
+        path = folder / "study.json"
+        control = {"source": f"classify-pretrain-r{search}", "images": 76_800}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"control": control}))
+
+    notes = pooled_notes(compare_searches(tmp_path / "classify"))
+    assert [note for note in notes if "trained from scratch" in note] == [
+        "A-long: trained from scratch for 82 to 85 epochs, as many images as the pre-training of "
+        "the same search (76,800 views) and fine-tuning together."
+    ]
