@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from search_spaces.settings import sides
 from trainables.data_summary import DataSummary
 from trainables.files import write_result
 from tune.reports.comparison_table import ComparisonTable, TableRow, compare_settings
@@ -75,7 +76,7 @@ def _write(
         "group.html",
         title=comparison.title,
         differences=comparison.differences,
-        questions=comparison.questions,
+        asked={name: _asked(name, words) for name, words in comparison.questions.items()},
         comparison=content,
         data=_data(records),
         tuning=tuning_section(records),
@@ -84,6 +85,12 @@ def _write(
     path = folder / "report.html"
     write_result(path, page(comparison.title, body))
     return path
+
+
+def _asked(difference: str, question: str) -> str:
+    """Name both settings: the first one is the "it" of some questions."""
+    first, second = sides(difference)
+    return f"{first} against {second}: {question}"
 
 
 def _data(records: dict[str, list[Record]]) -> dict[str, Markup]:

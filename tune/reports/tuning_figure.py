@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from trainables.plots.class_colours import COLOURS
 from tune.reports.html_figures import figure
 from tune.reports.html_page import plot, render
 from tune.reports.trial_points import finite, five_digits
@@ -16,7 +17,8 @@ NOTE = (
     "Median of the best of n trials on the split that selects, with a 95 % band for all n. A "
     "stopped trial counts with its best epoch. "
 )
-_COLOURS = ("#14508c", "#d97706", "#2e7d32", "#8e44ad", "#c0392b", "#555555")
+_INK = 0.4  # opacity of all bands together: many would hide the lines
+_FAINT = 0.15  # opacity of one band
 _FEWEST = 4  # trials; fewer give no useful band
 
 
@@ -57,8 +59,9 @@ def tuning_figure(searches: Mapping[str, Sequence[Record]]) -> go.Figure | None:
         values = [value for record in records for value in results(record)]
         if len(values) < _FEWEST or min(values) < 0 or max(values) > 1:
             continue
-        colour = _COLOURS[place % len(_COLOURS)]
-        traces += _traces(name, tuning_curve(values, trials=len(values)), colour)
+        colour = COLOURS[place % len(COLOURS)]
+        curve = tuning_curve(values, trials=len(values))
+        traces += _traces(name, curve, colour, opacity=min(_FAINT, _INK / len(searches)))
     if not traces:
         return None
 
@@ -87,7 +90,7 @@ def results(record: Record) -> list[float]:
     return values
 
 
-def _traces(name: str, curve: TuningCurve, colour: str) -> list[go.Scatter]:
+def _traces(name: str, curve: TuningCurve, colour: str, opacity: float) -> list[go.Scatter]:
     """Draw the band as an area, and the median as a line."""
     there_and_back = curve.trials + curve.trials[::-1]
     area = go.Scatter(
@@ -95,7 +98,7 @@ def _traces(name: str, curve: TuningCurve, colour: str) -> list[go.Scatter]:
         y=[five_digits(value) for value in curve.high + curve.low[::-1]],
         fill="toself",
         fillcolor=colour,
-        opacity=0.15,
+        opacity=opacity,
         mode="none",
         legendgroup=name,
         showlegend=False,

@@ -226,7 +226,7 @@ def test_group_page_has_the_table_and_each_setting(group: Path) -> None:
     for row in [*setting_cells(table).rows, *difference_cells(table).rows]:
         assert row in rows
     [difference] = table.differences
-    assert f"C-A, {table.questions['C-A']}? {difference}" in html.unescape(page)
+    assert f"C against A: {table.questions['C-A']}? {difference}" in html.unescape(page)
     for row in table.rows:
         assert f"<h2>{html.escape(row.setting)}</h2>" in page
     curves = [spec for spec in figures_of(page) if spec["data"][0].get("mode") == "lines"]

@@ -114,6 +114,16 @@ def test_figure_has_a_band_and_a_line_for_every_setting_with_enough_trials() -> 
     assert NOTE.split(".")[0] in tuning_section(searches)
 
 
+def test_twelve_settings_have_colours_of_their_own_and_fainter_bands() -> None:
+    trials = [search(0.2, 0.3, 0.4, 0.5)]
+    figure = tuning_figure({f"setting {number}": trials for number in range(12)})
+    alone = tuning_figure({"A": trials})
+    assert figure is not None
+    assert alone is not None
+    assert len({line.line.color for line in figure.data[1::2]}) == 12
+    assert figure.data[0].opacity < alone.data[0].opacity / 3
+
+
 @pytest.mark.parametrize(
     ("sampler", "stopped", "said"),
     [
