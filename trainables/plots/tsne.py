@@ -24,6 +24,9 @@ _TOLERANCE = 1e-4
 """Largest error of the entropy of a point's neighbours, in nats."""
 _LARGEST_FACTOR = 8
 """Largest factor on a precision in one step of its search."""
+_MOST_PRECISE = np.float32(1e15)
+"""Largest precision; its square is a float32. Features of length 1 have smaller distances only if
+they are equal."""
 _BLOCKS = 6
 """Blocks along each side of the matrix of pairs."""
 _NOWHERE = np.float32(1e30)
@@ -141,6 +144,8 @@ def _with_entropy(distances: Matrix, entropy: float) -> Matrix:
         slope = (precision**2 * variance).clip(1e-12)
         limit = np.log(_LARGEST_FACTOR)
         precision *= np.exp((excess / slope).clip(-limit, limit))
+        # More equal points than neighbours have no such precision: it would grow for ever.
+        precision = precision.clip(max=_MOST_PRECISE)
     normalised: Matrix = rows / sums[:, None]
     return normalised
 

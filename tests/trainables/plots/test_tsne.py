@@ -64,6 +64,18 @@ def test_few_points_and_equal_points_are_mapped(count: int) -> None:
         assert np.ptp(points) > 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_collapsed_network_is_mapped() -> None:
+    """No width of a Gaussian gives a point 20 neighbours if 60 others are equal to it."""
+    rng = np.random.default_rng(0)
+    features = np.abs(rng.normal(size=(100, 16)))
+    features[40:] = features[0]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    points = tsne(features, principal_components(features)[0], PERPLEXITY)
+    assert np.isfinite(points).all()
+    assert np.ptp(points[40:], axis=0).max() < np.ptp(points, axis=0).max() / 2
+
+
 @pytest.mark.parametrize("width", [8, 90])
 def test_principal_components_equal_scikit_learns(width: int) -> None:
     """Compared with fewer and with more features than images."""
