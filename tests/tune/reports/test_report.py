@@ -179,7 +179,10 @@ def test_a_place_that_cannot_be_written(look: Look, tmp_path: Path) -> None:
         ("nothing", "export 'nothing': it must be STUDY or STUDY/TRIAL of "),
         ("torchvision", "export 'torchvision': it must be STUDY or STUDY/TRIAL of "),
         ("runs:/1/backbone", "export 'runs:/1/backbone': it must be STUDY or STUDY/TRIAL of "),
-        ("toy", "unknown experiment 'toy'; valid: classify, fewshot, pretrain, segment, ssl"),
+        (
+            "toy",
+            "unknown experiment 'toy' (a file of your own ends in .py); valid: classify, fewshot, pretrain, segment, ssl",
+        ),
         ("toy/9", "trial 9 of study 'toy' has no backbone; completed trials: 0"),
     ],
 )
