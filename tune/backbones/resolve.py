@@ -307,7 +307,7 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     if trial not in completed:
         valid = ", ".join(map(str, sorted(completed))) or "none"
         raise UserError(
-            f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}"
+            f"trial {trial} of study {folder.name!r} is not complete; complete trials: {valid}"
         )
     path = s3.present(folder / "trials" / f"{trial:04d}" / BEST)
     if not path.is_file():

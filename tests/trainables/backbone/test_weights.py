@@ -318,7 +318,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (lambda: find("pretrain", tmp_path), "no trial of study 'pretrain' has been completed"),
         (
             lambda: find("other/50", tmp_path),
-            "trial 50 of study 'other' has no backbone; completed trials: 1",
+            "trial 50 of study 'other' is not complete; complete trials: 1",
         ),
         (lambda: find("nothing", tmp_path), "'nothing' is neither a file nor a study in"),
         (

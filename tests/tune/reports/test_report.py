@@ -181,9 +181,9 @@ def test_a_place_that_cannot_be_written(look: Look, tmp_path: Path) -> None:
         ("runs:/1/backbone", "export 'runs:/1/backbone': it must be STUDY or STUDY/TRIAL of "),
         (
             "toy",
-            "unknown experiment 'toy' (a file of your own ends in .py); valid: classify, fewshot, pretrain, segment, ssl",
+            "(a file of your own ends in .py); valid: classify, fewshot, pretrain, segment, ssl",
         ),
-        ("toy/9", "trial 9 of study 'toy' has no backbone; completed trials: 0"),
+        ("toy/9", "trial 9 of study 'toy' is not complete; complete trials: 0"),
     ],
 )
 def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, message: str) -> None:
