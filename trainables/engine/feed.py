@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import Batch
+from trainables.engine.memory import is_out_of_memory
 
 
 class Lane(Protocol):
@@ -115,6 +116,8 @@ class Feed:
             return
         try:
             self._early = {step: self._lane.send(self._draw(step))}
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):  # of the GPU, or pinned
+                raise
             # Memory suffices once the current step has ended.
             self._early = {}

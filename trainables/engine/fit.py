@@ -28,11 +28,11 @@ from trainables.devices import sum_dtype
 from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
 from trainables.engine.checkpoint import TrainingState
+from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16
 from trainables.engine.step import (
     BatchSplitter,
     gradient_exchange,
-    is_out_of_memory,
     seed_forward_pass,
 )
 from trainables.errors import TrialFailed

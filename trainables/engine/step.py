@@ -26,12 +26,6 @@ from trainables.errors import StartAgain, TrialFailed
 from trainables.files import write_atomically
 
 _MICRO = "micro-batch.txt"
-_NO_MEMORY = (
-    "can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDA error: out of memory",
-)
 
 
 class RunningStatistics:
@@ -236,11 +230,3 @@ def seed_generators(state: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(state)
     if device.type == "cuda":
         torch.cuda.manual_seed(state)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if memory ran out. torch has a class for this error, but failed allocations on a CPU, or
-    in cuBLAS and cuDNN, raise a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in _NO_MEMORY)

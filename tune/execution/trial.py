@@ -22,8 +22,8 @@ from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.average import outcomes_with_objective, with_objective
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.engine.fit import Fitted, fit
+from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16, settle_numerics
-from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.files import BEST, LAST, content_hash, remove_own_partials

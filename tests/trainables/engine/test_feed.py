@@ -21,14 +21,15 @@ class EarlyLane(DirectLane):
 
     is_early = True
 
-    def __init__(self, memory: int = 2):
+    def __init__(self, memory: int = 2, error: Exception | None = None):
         super().__init__(torch.device("cpu"))
         self.under_way: list[Batch] = []
         self.memory = memory
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def send(self, batch: Batch) -> Batch:
         if len(self.under_way) == self.memory:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         self.under_way.append(batch)
         return Batch(batch.images.new_full((1,), -1), (), None)
 
@@ -73,13 +74,27 @@ def test_nothing_is_early_where_nothing_overlaps() -> None:
     assert steps == []
 
 
-def test_without_memory_for_it_a_batch_is_not_early() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),  # pinned memory
+    ],
+)
+def test_without_memory_for_it_a_batch_is_not_early(error: Exception) -> None:
     steps: list[int] = []
     feed = drawn(steps)
-    feed._lane = EarlyLane(memory=0)
+    feed._lane = EarlyLane(memory=0, error=error)
     feed.send_early(1)
     feed._lane = EarlyLane()
     assert int(feed.batch(1).images[0]) == 1
+
+
+def test_another_error_of_an_early_batch_is_not_swallowed() -> None:
+    feed = drawn([])
+    feed._lane = EarlyLane(memory=0, error=RuntimeError("no such kernel"))
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        feed.send_early(1)
 
 
 @pytest.mark.parametrize("die_after", [None, 2])

@@ -14,7 +14,8 @@ from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.engine.fit import BATCHED, Fitted, fit, train_step
-from trainables.engine.step import is_out_of_memory, seed_forward_pass
+from trainables.engine.memory import is_out_of_memory
+from trainables.engine.step import seed_forward_pass
 from trainables.errors import TrialFailed
 from trainables.files import BEST, LAST
 
