@@ -92,11 +92,18 @@ class Slurm:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.typed("scancel", "--user=root", "--signal=KILL", "--full")
+        self.typed("scancel", "--user=root")  # it kills what has not ended after `KillWait`
+        deadline = time.monotonic() + 60
+        while self.typed("squeue", "-h").strip() and time.monotonic() < deadline:
+            time.sleep(0.5)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self._daemons:
-            daemon.wait(30)
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
     def _start(self, *command: str) -> None:
         self._daemons.append(

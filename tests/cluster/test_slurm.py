@@ -29,7 +29,7 @@ pytestmark = [
 TRIALS = 2
 SMALL = (
     "train.epoch_images=256",
-    "train.epochs=6",
+    "train.epochs=12",
     "val.probe_steps=0",
     "head.hidden_size=256",
     "data.image_size=28",
@@ -73,6 +73,11 @@ class Job:
         found = EventLog.read(log)[0] if log.exists() else []
         return [event for event in found if event["event"] == kind]
 
+    def running(self) -> set[int]:
+        """Numbers of the trials that have started and not ended."""
+        started, ended = ({e["trial"] for e in self.events(kind)} for kind in ("start", "end"))
+        return started - ended - {None}
+
     def wait(self, ready: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
@@ -94,15 +99,14 @@ class Job:
 def test_a_study_ends_although_its_time_is_over_in_between(slurm: Slurm, tmp_path: Path) -> None:
     job = Job(slurm, tmp_path)
     began = time.monotonic()
+    job.wait(lambda: len(job.running()) == 2, 300)  # one trial on each node
+    print(f"two trials side by side after {time.monotonic() - began:.0f} s")
     job.wait(lambda: any(e["epoch"] > 1 for e in job.events("report")), 300)
-    print(f"a trial's second epoch after {time.monotonic() - began:.0f} s")
 
     # while it runs: only its user can read the token, and requests without it are refused
     (token,) = job.tokens.glob("*.token")
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert job.dashboard() == 401
-    running = {e["trial"] for e in job.events("start")}
-    assert len(running - {None}) == 2  # one trial on each node
 
     # SLURM does this two minutes before the job's time ends
     slurm.typed("scancel", "--batch", "--signal=USR1", job.number)
@@ -117,11 +121,11 @@ def test_a_study_ends_although_its_time_is_over_in_between(slurm: Slurm, tmp_pat
     check_whole(job)
     assert any(e["attempt"] > 1 for e in job.events("start"))
 
-    # nothing is left behind
+    # nothing is left behind, once SLURM has ended what the job started
+    job.wait(lambda: left_of(job) == [], 60)
     assert list(job.tokens.iterdir()) == []
     assert not_joined(job.storage) == []
     assert not Path(f"/tmp/vistune-{job.number}").exists()
-    assert left_of(job) == []
 
 
 def check_whole(job: Job) -> None:
