@@ -354,6 +354,7 @@ class ByHand:
             sampler=RandomSampler(views, replacement=True, num_samples=batches * size),
             num_workers=workers,
             prefetch_factor=PREFETCHED,
+            multiprocessing_context="fork",  # from 3.14 on, Python would send the images to each
             pin_memory=device.type == "cuda",
         )
         self.views = iter(loader)
