@@ -66,7 +66,7 @@ class Session:
         self.stop = Stop(budget_s, signals=caller.is_command)
         self._pictures = Pictures(options.pictures)
         self._studies: list[Study] = []
-        self._replays = Replays(self._say_beside)
+        self._replays = Replays(self._say_beside, batched=options.batch_trials is not None)
         self._console: Console | None = None
         self._copies: list[StudyCopy] = []
 

@@ -73,6 +73,29 @@ def test_the_first_epoch_comes_first_where_it_is_short(monkeypatch: pytest.Monke
     following.close(1)
 
 
+def test_a_batch_comes_before_the_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "BESIDE_BATCH_S", 60)
+    place = Place()
+    following = Replays(print, batched=True)
+    following.add(place)  # type: ignore[arg-type]
+    following.on_event({"event": "start"})
+    following.on_event({"event": "report"})
+    time.sleep(0.2)
+    assert place.starts == 0
+    assert following.close(1) == []
+    assert place.starts == 1
+
+
+def test_replays_of_a_long_batch_begin_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "BESIDE_BATCH_S", 0.05)
+    place = Place()
+    following = Replays(print, batched=True)
+    following.add(place)  # type: ignore[arg-type]
+    following.on_event({"event": "start"})
+    wait_until(lambda: place.starts == 1)
+    following.close(1)
+
+
 def test_a_place_that_takes_nothing_is_told_of_once_and_early() -> None:
     said: list[str] = []
     following = Replays(said.append)
