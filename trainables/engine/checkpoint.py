@@ -17,6 +17,7 @@ from trainables.base import Metrics, Runtime, Trainable
 from trainables.devices import sum_dtype
 from trainables.engine import distributed
 from trainables.engine.average import WeightAverage
+from trainables.engine.best_weights import BestWeights
 from trainables.engine.step import BatchSplitter
 from trainables.files import LAST, atomic_file
 
@@ -60,6 +61,10 @@ class TrainingState:
     """Time of the last checkpoint, on the same clock."""
     average: WeightAverage | None = None
     """The averaged weights of `train.ema`; None without them."""
+    best_weights: BestWeights | None = None
+    """Weights of the best epoch, until they are written; None if they are in `best.pt`."""
+    unsaved_seconds: float = 0.0
+    """Training time of the epochs since the last checkpoint, in seconds."""
     batched: int = 0
     """Number of trials, including this one, that train together in batched steps in the current
     epoch; 0 if the trial steps alone."""
@@ -122,6 +127,7 @@ def save(state: TrainingState, runtime: Runtime) -> None:
             content["average"] = state.average.values
         save_checkpoint(runtime.directory / LAST, content)
     state.saved_at = time.perf_counter()
+    state.unsaved_seconds = 0.0
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

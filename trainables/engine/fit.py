@@ -27,6 +27,7 @@ from trainables.base import (
 from trainables.devices import sum_dtype
 from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
+from trainables.engine.best_weights import BestWeights
 from trainables.engine.checkpoint import TrainingState
 from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16
@@ -49,6 +50,10 @@ _LOOK_STEPS = 10
 @runtime_checkable
 class TrainsTogether(Protocol):
     """A runtime with its own `train_epoch`, such as one that trains several trials at once."""
+
+    def saves_epoch(self, state: TrainingState) -> bool:
+        """True if this epoch's files must be written before its report. A kill costs a trial the
+        epochs that were not saved; it then trains them again."""
 
     def train_epoch(
         self,
@@ -115,17 +120,23 @@ def fit(
             return _fitted(state, stopped=len(state.history) < epochs)
         trainable.check(state.history)
 
-    train = runtime.train_epoch if isinstance(runtime, TrainsTogether) else train_epoch
+    together = runtime if isinstance(runtime, TrainsTogether) else None
+    train = train_epoch if together is None else together.train_epoch
     for epoch in range(len(state.history), epochs):
         train(state, config, runtime, (epoch + 1) * epoch_steps, total_steps)
 
         loss_sum, _ = _read_loss(state, config, runtime, total_steps)
         drawn = snapshots and epoch + 1 in snapshot_epochs(epochs)
-        _finish_epoch(state, config, runtime, loss_sum, epoch_steps, drawn)
-        checkpoint.save(state, runtime)
+        is_last = epoch + 1 == epochs
+        saved = is_last or together is None or together.saves_epoch(state)
+        _finish_epoch(state, config, runtime, loss_sum, epoch_steps, saved=saved, drawn=drawn)
+        if saved:
+            checkpoint.save(state, runtime)
         if not _report(state, runtime):
-            return _fitted(state, stopped=epoch + 1 < epochs)
+            return _fitted(state, stopped=not is_last)
         trainable.check(state.history)
+        if drawn and not saved:
+            trainable.snapshot(runtime.directory, epoch + 1)
     return _fitted(state, stopped=False)
 
 
@@ -279,12 +290,15 @@ def _finish_epoch(
     runtime: Runtime,
     loss_sum: float,
     epoch_steps: int,
+    *,
+    saved: bool,
     drawn: bool,
 ) -> None:
-    """Validate, save the weights if the epoch is the best, write arrays for pictures, and start the
+    """Validate, keep the weights if the epoch is the best, write arrays for pictures, and start the
     next epoch's clock.
 
     Args:
+        saved: write files; otherwise the best weights stay in memory.
         drawn: pictures of this epoch will be drawn.
     Raises:
         TrialFailed: `nan` (the objective is not finite).
@@ -295,7 +309,10 @@ def _finish_epoch(
     with judged_weights(trainable, state.average) as averaged:
         metrics |= averaged
         metrics |= trainable.costs()
-        _keep_epoch(state, config, runtime, metrics, drawn)
+        _keep_epoch(state, config, runtime, metrics, saved=saved)
+        if saved and drawn and runtime.rank == 0:
+            with distributed.no_collectives():
+                trainable.snapshot(runtime.directory, len(state.history))
 
     state.loss_sum.zero_()
     state.batched = 0
@@ -303,9 +320,9 @@ def _finish_epoch(
 
 
 def _keep_epoch(
-    state: TrainingState, config: RunConfig, runtime: Runtime, metrics: Metrics, drawn: bool
+    state: TrainingState, config: RunConfig, runtime: Runtime, metrics: Metrics, *, saved: bool
 ) -> None:
-    """Add the metrics to the history, and write what is kept of this epoch's weights."""
+    """Add the metrics to the history, and keep the weights if they are the best."""
     trainable = state.trainable
     history = state.history
     metrics = distributed.broadcast(metrics)  # the last bits of two GPUs may differ
@@ -318,14 +335,16 @@ def _keep_epoch(
     if value > state.progress.best:
         state.progress.best = value
         state.progress.best_epoch = epoch
+        meta: dict[str, Any] = {"epoch": epoch, trainable.objective: value}
+        if trainable.objective.endswith(AVERAGED):
+            meta |= {"weights": f"averaged with decay {config.train.ema}"}
+        state.best_weights = BestWeights(trainable, meta)
+        if not saved:
+            state.best_weights.copy()
+    if saved and state.best_weights is not None:
         if runtime.rank == 0:
-            meta: dict[str, Any] = {"epoch": epoch, trainable.objective: value}
-            if trainable.objective.endswith(AVERAGED):
-                meta |= {"weights": f"averaged with decay {config.train.ema}"}
-            trainable.export(runtime.directory / BEST, meta)
-    if runtime.rank == 0 and drawn:
-        with distributed.no_collectives():
-            trainable.snapshot(runtime.directory, epoch)
+            state.best_weights.export(runtime.directory / BEST)
+        state.best_weights = None
 
 
 def _training_metrics(
@@ -333,6 +352,7 @@ def _training_metrics(
 ) -> Metrics:
     """Loss, learning rate, times and processors of the epoch that has just been trained."""
     seconds = time.perf_counter() - state.epoch_started
+    state.unsaved_seconds += seconds
     images = epoch_steps * state.batches.batch_size
     last_step = state.progress.step - 1
     total_steps = epoch_steps * config.train.epochs

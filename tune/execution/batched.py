@@ -36,6 +36,9 @@ from tune.study.disk import StorageFailed
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
+UNSAVED_S = 1.0
+"""A kill costs a trial of a batch at most about this much of its own training, in seconds."""
+
 
 class _BrokenOff(BaseException):
     """The driver ends, and the trial's thread with it; to the study this is a kill."""
@@ -76,6 +79,14 @@ class BatchRuntime(LocalRuntime):
                 raise member.error
             if member.steps_left and checkpoint_overdue(state, config):
                 save(state, runtime)
+
+    def saves_epoch(self, state: TrainingState) -> bool:
+        """Most trials are stopped early, and a stopped trial needs no files. So a trial writes none
+        before it has trained for a second. A repeat does: it is judged even if it diverges."""
+        if self._trial.work.kind != "trial" or not state.batched:
+            return True
+        seconds = time.perf_counter() - state.epoch_started
+        return state.unsaved_seconds + seconds > UNSAVED_S
 
     def _wait_for_driver(self, member: Member) -> None:
         """Wait for some steps. The epoch's clock counts only the trial's share of them, not what

@@ -4,6 +4,7 @@ it."""
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from tests.steps import fresh_state
 from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
 from trainables.data.sampling import Sampler, generator
-from trainables.engine.fit import BATCHED, Fitted, fit, train_step
+from trainables.engine.checkpoint import TrainingState
+from trainables.engine.fit import BATCHED, Fitted, fit, train_epoch, train_step
 from trainables.engine.memory import is_out_of_memory
 from trainables.engine.step import seed_forward_pass
 from trainables.errors import TrialFailed
@@ -69,6 +71,74 @@ def test_killed_between_checkpoint_and_report_equals_uninterrupted(
     torch.randn(7)  # another process has another global random state
     resumed, got = train(ToyConfig(), killed)
     assert killed.reports == whole.reports  # no report twice, none missing, bit for bit
+    assert equal_states(got, expected)
+    assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
+
+
+class Sparing(Recorder):
+    """A runtime that saves some epochs only, as `--batch-trials` does."""
+
+    saved: tuple[int, ...] = ()
+
+    def train_epoch(self, state: TrainingState, *about: Any) -> None:
+        train_epoch(state, *about)
+
+    def saves_epoch(self, state: TrainingState) -> bool:
+        return len(state.history) + 1 in self.saved
+
+
+class Early(Toy):
+    """A toy whose second epoch of five is the best."""
+
+    def validate(self) -> dict[str, float]:
+        self.epoch = getattr(self, "epoch", 0) + 1
+        return {self.objective: 1.0 if self.epoch == 2 else self.epoch / 10}
+
+
+@pytest.mark.parametrize("saved", [(), (2,), (4,)])
+def test_epochs_that_are_not_saved_leave_the_same_files_at_the_end(
+    tmp_path: Path, saved: tuple[int, ...]
+) -> None:
+    config = ToyConfig(train=TrainConfig(epochs=5, batch_size=20))
+    for name, kind in [("whole", Recorder), ("sparing", Sparing)]:
+        (tmp_path / name).mkdir()
+        torch.manual_seed(0)
+        runtime = kind(tmp_path / name)
+        if isinstance(runtime, Sparing):
+            runtime.saved = saved
+        assert fit(Early(config, Toy.load_data(config.data)), config, runtime).best_epoch == 2
+
+    whole, sparing = tmp_path / "whole", tmp_path / "sparing"
+    assert {each.name for each in whole.iterdir()} == {each.name for each in sparing.iterdir()}
+    best = [torch.load(folder / BEST, weights_only=True) for folder in (whole, sparing)]
+    last = [torch.load(folder / LAST, weights_only=True) for folder in (whole, sparing)]
+    torch.testing.assert_close(best[0], best[1], rtol=0, atol=0)
+    torch.testing.assert_close(last[0]["model"], last[1]["model"], rtol=0, atol=0)
+    assert not torch.equal(best[0]["net.0.weight"], last[0]["model"]["net.0.weight"])
+
+
+def test_a_trial_that_is_stopped_before_its_first_save_leaves_no_files(tmp_path: Path) -> None:
+    train(ToyConfig(), Sparing(tmp_path, stop_after=3))
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        f"embeddings-{part}-{epoch:04d}.npz" for part in ("train", "val") for epoch in (1, 2)
+    }
+
+
+@pytest.mark.parametrize(("saved", "again"), [((), 5), ((2,), 4)])
+def test_killed_after_epochs_that_were_not_saved_equals_uninterrupted(
+    tmp_path: Path, saved: tuple[int, ...], again: int
+) -> None:
+    config = ToyConfig(train=TrainConfig(epochs=5, batch_size=20))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, killed = Recorder(tmp_path / "a"), Sparing(tmp_path / "b", die_after=4)
+    killed.saved = saved
+    fitted, expected = train(config, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, killed)
+    resumed, got = train(config, killed)
+    assert killed.reports[:3] == whole.reports[:3]
+    assert killed.reports[3:] == whole.reports[-again:]  # a saved epoch is reported again
     assert equal_states(got, expected)
     assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
 

@@ -14,7 +14,7 @@ from tests.commands import Call
 from tests.frozen import frozen_config
 from trainables.base import BATCHED
 from trainables.classifier import Classifier, ClassifierConfig
-from trainables.config import flatten
+from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.cli.searching import check_batched, with_batches
@@ -140,6 +140,19 @@ def test_the_results_are_those_of_one_trial_after_the_other(
             assert kinds[:place].count("start") == kinds[:place].count("end")
 
 
+def test_completed_trials_have_the_weights_of_their_best_epoch(
+    base: dict[str, Any], tmp_path: Path
+) -> None:
+    run(tmp_path, base, width=4)
+    ends = [event for event in events(tmp_path, "end") if event["state"] == "COMPLETE"]
+    starts = {event["trial"]: event["config"] for event in events(tmp_path, "start")}
+    for end in ends:
+        config = build(ClassifierConfig, starts[end["trial"]])
+        model = Classifier(config, Classifier.load_data(config.data))
+        model.load_export(tmp_path / f"heads/trials/{end['trial']:04d}/best.pt")
+        assert model.validate()["val/top1"] == pytest.approx(end["value"])
+
+
 def test_times_on_record_are_each_trials_share(base: dict[str, Any], tmp_path: Path) -> None:
     began = time.perf_counter()
     run(tmp_path, base, width=4)
@@ -197,10 +210,16 @@ def test_a_study_that_cannot_be_batched_is_refused(settings: Settings) -> None:
         check_batched([settings.full], Options(experiment="classify", batch_trials=24))
 
 
-@pytest.mark.parametrize("after", [1, 6, 11])
+@pytest.mark.parametrize(("after", "unsaved_s"), [(1, 1.0), (6, 0.0), (11, 1.0)])
 def test_a_killed_study_resumes_where_it_was(
-    base: dict[str, Any], one_by_one: Path, after: int, tmp_path: Path
+    base: dict[str, Any],
+    one_by_one: Path,
+    after: int,
+    unsaved_s: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(batched, "UNSAVED_S", unsaved_s)
     study = open_study(tmp_path, base)
     seen: list[str] = []
 
@@ -222,7 +241,10 @@ def test_a_killed_study_resumes_where_it_was(
         assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
 
 
-def test_a_study_that_is_stopped_puts_its_trials_back(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_study_that_is_stopped_puts_its_trials_back(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "UNSAVED_S", 0.0)
     study = open_study(tmp_path, base)
 
     def stop(event: dict[str, Any]) -> None:
@@ -233,6 +255,7 @@ def test_a_study_that_is_stopped_puts_its_trials_back(base: dict[str, Any], tmp_
     search_in_batches(study, HEADS, 4)
     study.close()
     assert events(tmp_path, "end") == []
+    assert list(tmp_path.glob("heads/trials/*/last.pt"))
 
     run(tmp_path, base, width=1)  # one by one, from checkpoints that a batch wrote
     check_whole(tmp_path)
