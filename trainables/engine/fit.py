@@ -135,8 +135,6 @@ def fit(
         if not _report(state, runtime):
             return _fitted(state, stopped=not is_last)
         trainable.check(state.history)
-        if drawn and not saved:
-            trainable.snapshot(runtime.directory, epoch + 1)
     return _fitted(state, stopped=False)
 
 
@@ -298,7 +296,7 @@ def _finish_epoch(
     next epoch's clock.
 
     Args:
-        saved: write files; otherwise the best weights stay in memory.
+        saved: write the best weights; otherwise they stay in memory.
         drawn: pictures of this epoch will be drawn.
     Raises:
         TrialFailed: `nan` (the objective is not finite).
@@ -310,7 +308,7 @@ def _finish_epoch(
         metrics |= averaged
         metrics |= trainable.costs()
         _keep_epoch(state, config, runtime, metrics, saved=saved)
-        if saved and drawn and runtime.rank == 0:
+        if drawn and runtime.rank == 0:
             with distributed.no_collectives():
                 trainable.snapshot(runtime.directory, len(state.history))
 

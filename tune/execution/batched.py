@@ -7,7 +7,7 @@ resume. The driver lets the threads take turns:
 1. The driver trains all trials that wait for steps.
 2. These finish their epochs side by side, each in its own folder; mostly they wait for the disk.
 3. One after the other, in the order in which they began, trials report and continue to the steps of
-   their next epochs, or end.
+   their next epochs, or end. Their reports reach the disk in one write, and their ends in another.
 
 New trials begin when all have ended. By then most have been stopped early, and the rest run to
 their ends quickly. If others took the free places at once, the best trial would wait for each of
@@ -199,10 +199,12 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
             for trial in waiting:
                 trial.pause()
 
-            for trial in list(running):
-                if trial.waiting is None:  # otherwise its epoch has more steps
-                    _proceed(study, trial, running)
-            _end_trials(study, running)
+            with study.together():
+                for trial in list(running):
+                    if trial.waiting is None:  # otherwise its epoch has more steps
+                        _proceed(study, trial, running)
+            with study.together():
+                _end_trials(study, running)
     finally:
         for trial in running:
             trial.break_off()

@@ -176,9 +176,14 @@ class EventLog(AppendOnlyFile):
             StorageFailed: the disk is full or not writable; the log then ends with the last whole
                 event.
         """
-        written = {"t": self._now(), "event": event, **fields}
-        self.append_lines(_encode(written) + b"\n")
+        written, line = self.prepare(event, **fields)
+        self.append_lines(line)
         return written
+
+    def prepare(self, event: str, **fields: Any) -> tuple[dict[str, Any], bytes]:
+        """Return an event that happens now, and its line, which `append_lines` writes."""
+        written = {"t": self._now(), "event": event, **fields}
+        return written, _encode(written) + b"\n"
 
     def _begin(self, path: Path) -> None:
         super()._begin(path)

@@ -92,6 +92,11 @@ class Journal(BaseJournalBackend):
             self._open_groups -= 1
             self._flush()
 
+    def forget_unwritten(self) -> None:
+        """Do not write what has been appended within the block so far. The storage knows it all
+        the same, so a new one must read the file before anything is added."""
+        self._pending = []
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         for log in logs:
             line = json.dumps(log, separators=(",", ":"))

@@ -1,10 +1,11 @@
 """Recording of what happens to the runs of an open study, always in this order: first the event log
 (appended and fsynced), then Optuna."""
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ _BREATH_S = 0.2
 """Interval at which a search in one thread checks whether it may continue."""
 
 
+class _Block:
+    """What waits for the end of a `together` block."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.then: list[Callable[[], None]] = []
+
+
 class Recording(Known):
     """The part of a `Study` that records what has happened.
 
@@ -56,6 +65,8 @@ class Recording(Known):
     leave_out: Callable[[str], bool]
     files: KeptFiles
     _emitting: threading.Lock
+    _together: "_Block | None"
+    """What waits for the end of an open `together` block; None outside."""
     _disk: Patience
     _planner: Planner
     _early: EarlyFailures
@@ -69,10 +80,57 @@ class Recording(Known):
         """Append to the event log, then tell the observers (console, MLflow). Any thread may call
         this."""
         with self._emitting:
-            written = self.log.append(event, **fields)
+            written, line = self.log.prepare(event, **fields)
+            block = self._together
+            if block is None:
+                self.log.append_lines(line)
+            else:
+                block.lines.append(line)
             apply_event(self._state, written)
-            for observer in self.observers:
-                observer({"event": event, **fields})
+            self._when_written(lambda: self._tell({"event": event, **fields}))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what is recorded within the block at its end: first the log, in one write, then
+        tell the observers and remove files, then Optuna, in another write. A kill leaves a prefix
+        of the block's events.
+
+        At most one report or one end of a trial may be in a block: then a kill between the two
+        writes leaves Optuna one record behind, as it does without a block.
+
+        Raises:
+            StorageFailed: the log cannot be written; nothing of the block is on record then.
+        """
+        with self._database.one_write():
+            self._together = _Block()
+            try:
+                yield
+            finally:
+                self._write_together()
+
+    def _write_together(self) -> None:
+        with self._emitting:
+            block = self._together or _Block()
+            self._together = None
+            try:
+                if block.lines:
+                    self.log.append_lines(b"".join(block.lines))
+            except BaseException:
+                self._database.forget_unwritten()
+                raise
+            for act in block.then:
+                act()
+
+    def _when_written(self, act: Callable[[], None]) -> None:
+        """Do this when all events so far are on disk."""
+        if self._together is None:
+            act()
+        else:
+            self._together.then.append(act)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        for observer in self.observers:
+            observer(event)
 
     def summarize(self, metrics: dict[str, float], **tags: str) -> None:
         """Record metrics and tags of the whole study (baseline, verdict)."""
@@ -266,7 +324,7 @@ class Recording(Known):
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)
         self._planner.end(work.id)
-        self.files.ended(work.id)
+        self._when_written(lambda: self.files.ended(work.id))
 
     def _record_baseline(self, outcome: Outcome) -> None:
         if outcome.state == "COMPLETE":

@@ -90,6 +90,7 @@ class Study(Recording):
         self.stopping = False
         self.hung_after = 0.0
         self._emitting = threading.Lock()
+        self._together = None
         self._lock = lock
         # A dropped study releases its lock at once, because nothing that it holds refers to it.
         this = weakref.proxy(self)

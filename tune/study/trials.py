@@ -76,6 +76,10 @@ class TrialDatabase:
         """Write everything that is recorded within the block to the disk in one write."""
         return self._journal.together()
 
+    def forget_unwritten(self) -> None:
+        """Do not write what this `one_write` block has recorded."""
+        self._journal.forget_unwritten()
+
     def enqueue(self, configurations: list[dict[str, Any]]) -> None:
         """Put configurations (searched parameters only) before all that the sampler draws.
 
