@@ -11,12 +11,14 @@ resume. The driver lets the threads take turns:
 
 New trials begin when all have ended. By then most have been stopped early, and the rest run to
 their ends quickly. If others took the free places at once, the best trial would wait for each of
-them. Also, the sampler proposes nothing before it knows all results.
+them. Also, the sampler proposes nothing before it knows all results. The first batch is a third of
+the others: it holds the default, and the sampler learns from it for all that follow.
 
 So neither the work of a trial nor what the study knows when it is asked depends on how threads are
 scheduled.
 """
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -183,10 +185,12 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
     """
     threads = int(study.manifest.base["train.threads"])
     running: list[RunningTrial] = []
+    places = math.ceil(width / 3)
     try:
         while True:
             if not running:
-                _begin_trials(study, experiment, width, running)
+                _begin_trials(study, experiment, places, running)
+                places = width
             if not running:
                 return
 
