@@ -32,6 +32,10 @@ OTHERS_PER_CALL = 100
 
 SETUP_S = 30.0
 """Maximum time to import MLflow and create its tables; after that it counts as hung."""
+GROUP_S = 10.0
+"""Maximum time that a study waits for its group's tracker, which starts at the same moment and
+creates the group's run."""
+_LOOK_S = 0.25
 _ARTIFACTS = "mlartifacts"
 _UPLOADING = ".artifact.uploading.*"
 _files = DatabaseFiles()
@@ -199,10 +203,18 @@ class MlflowRuns:
     def _find_group(self, group: dict[str, str]) -> str:
         """Return the id of the group's run, which the group's own tracker creates."""
         wanted = f"tags.`study.id` = '{group['id']}' and tags.`{RUN_TAG}` = 'study'"
-        found = self._client.search_runs([self.experiment_id], filter_string=wanted, max_results=1)
-        if not found:
-            raise ConnectionError(f"the run of the group {group['name']} is not there yet")
-        return str(found[0].info.run_id)
+        self._beat(SETUP_S)
+        patient_until = time.monotonic() + GROUP_S
+        while True:
+            found = self._client.search_runs(
+                [self.experiment_id], filter_string=wanted, max_results=1
+            )
+            if found:
+                self._beat(0)
+                return str(found[0].info.run_id)
+            if time.monotonic() > patient_until:
+                raise ConnectionError(f"the run of the group {group['name']} is not there yet")
+            time.sleep(_LOOK_S)
 
     def _run_id(self, run: ProjectedRun) -> str:
         """Return the id of a run, which is created or restored if necessary."""

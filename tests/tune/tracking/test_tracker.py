@@ -22,6 +22,7 @@ from tests.event_logs import begin, end, report, start, study_of
 from tests.mlflow_store import begin_store, reported, rows, store
 from trainables.errors import UserError
 from tune.study.events import EventLog
+from tune.study.identity import study_id
 from tune.tracking.address import default_uri, without_password
 from tune.tracking.mlflow_names import mlflow_key
 from tune.tracking.projection import Projection
@@ -58,6 +59,26 @@ def assert_equals_log(storage, log):
                 best.append(("best/val/knn_top1", step, value, t, 0))
         assert [row for row in runs[name]["metrics"] if row[0].startswith("best/")] == best
     return runs
+
+
+@pytest.mark.heavy
+def test_a_study_waits_for_the_run_of_its_group(storage):
+    """Both trackers begin at the end of a short search, the group's perhaps later."""
+    group = begin(storage, "both", kind="group")
+    about = {"name": "both", "id": study_id(EventLog.read(group.path)[0][0])}
+    log = begin(storage, group=about)
+    start(log, 0)
+    report(log, 0, 1, 0.2)
+    early, late = (Tracker(each.path.parent) for each in (log, group))
+    early.start()
+    while not rows(storage / "mlflow.db", "select * from experiments where name = 'ssl'"):
+        time.sleep(0.05)
+    time.sleep(0.5)  # it has looked for the group
+    assert early.problem is None
+    late.start()
+    assert late.close()
+    assert early.close()
+    assert store(storage)["ssl-1"]["parent"] == "both"
 
 
 def test_replay_equals_the_log(storage):
