@@ -88,6 +88,7 @@ SCRIPTS = {
         "--seeds 2 --only digits letters",
         "--seeds 1 --trials 4 --width 2 --only digits letters",
     ),
+    "batch_earlier": Script("batch_earlier.py", "", "--seeds 1 --trials 4 --width 2 --only digits"),
     "side_by_side": Script(
         "side_by_side.py",
         f"--trials 12 --runs 2 {WRITTEN_HERE}",

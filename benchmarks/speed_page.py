@@ -338,8 +338,7 @@ def batched_studies() -> str:
         f"{_over_whole_studies(all_trials)}, and "
         f"{'finds' if finds else 'does not find'} one good trial sooner"
     )
-    others = records[0]["width"] - 1
-    why = "" if finds else f", because it trains the early good ones beside {others} others"
+    why = "" if finds else ", because it trains the early good ones beside others"
     return (
         f"**On {records[0]['cores']} CPU cores {verdict}.** All {records[0]['trials']} trials "
         f"took, of the time one by one: {', '.join(whole)}. Until an equally good trial was found, "

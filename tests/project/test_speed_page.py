@@ -116,3 +116,20 @@ def test_batched_trials_are_judged_by_both_times() -> None:
     assert ".50 and .50 (E on digits)" in text
     [row] = [row for row in rows("speed.claims") if "equal regret" in row[0]]
     assert row[4:] == ["2.00, 2.00; all trials .50, .50", "**no**"]
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(5.0, "yes"), (7.0, "**no**")])
+def test_a_batch_is_judged_beside_an_earlier_tree(seconds: float, verdict: str) -> None:
+    spent = {"batched": seconds, "earlier": 30.0, "one by one": 10.0}
+    studies = [
+        {"length": "digits", "side": side, "all_trials": taken, "near_own_best": taken / 2}
+        for side, taken in spent.items()
+        for _ in range(2)
+    ]
+    about = {"width": 24, "trials": 48, "cores": 2, "earlier": "5d3a9ec"}
+    write("batch_earlier", **about, studies=studies)
+    then, now = [row for row in rows("speed.claims") if ".01 from the own best" in row[2]]
+    assert then[4] == ", ".join([f"1/{30 / seconds:.1f}"] * 2)
+    assert then[5] == verdict
+    assert now[4] == ", ".join([f"{seconds / 10:.3f}".lstrip("0")] * 2)
+    assert now[5] == "-"
