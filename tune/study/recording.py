@@ -40,7 +40,7 @@ _BREATH_S = 0.2
 
 
 class _Block:
-    """What waits for the end of a `together` block."""
+    """Lines and acts that wait for the end of a `together` block."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -66,7 +66,7 @@ class Recording(Known):
     files: KeptFiles
     _emitting: threading.Lock
     _together: "_Block | None"
-    """What waits for the end of an open `together` block; None outside."""
+    """Things that wait for the end of an open `together` block; None outside."""
     _disk: Patience
     _planner: Planner
     _early: EarlyFailures
