@@ -201,6 +201,7 @@ def _one_line(error: Any) -> str:
     message = error["msg"]
     for prefix in ("Value error, ", "Input should be "):
         message = message.removeprefix(prefix)
+    message = message.partition(", unable to parse")[0]
     if error["type"] == "value_error":  # raised by a __post_init__, which names its own values
         return f"{key}: {message}" if key else message
     return f"{key}={error['input']!r} is not valid: must be {message}"

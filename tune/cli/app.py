@@ -82,6 +82,17 @@ def told_os_error(error: OSError | RuntimeError) -> str:
     return redacted(why if error.filename is None else f"{error.filename}: {why}")
 
 
+def _told_wrong_use(error: typer.TyperException) -> str:
+    """Describe wrong use. A value that has failed a check is named, which typer leaves out."""
+    option = getattr(error, "param", None)
+    checks = getattr(error.__cause__, "errors", None)
+    if option is None or checks is None:
+        return error.format_message()
+    wrong = checks()[0]
+    rule = wrong["msg"].removeprefix("Input should be ").partition(", unable to")[0]
+    return f"{option.opts[0]} {wrong['input']!r} must be {rule}"
+
+
 def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     """Run the typed command and exit. Wrong use is reported in one line, like all other errors.
 
@@ -100,12 +111,13 @@ def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
         print("vistune: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except typer.TyperException as error:
-        message = redacted(error.format_message()).rstrip(".")
+        message = redacted(_told_wrong_use(error)).rstrip(".")
         context: Any = getattr(error, "ctx", None)
         asked = first
         if context is not None and context.parent is not None:
             asked = context.info_name
         shown = command(program, *([asked] if asked else []), "--help")
         joint = " " if message.endswith("?") else "; "
-        print(f"vistune: {message}{joint}`{shown}` lists the options", file=sys.stderr)
+        listed = "commands" if message.startswith("No such command") else "options"
+        print(f"vistune: {message}{joint}`{shown}` lists the {listed}", file=sys.stderr)
         sys.exit(WRONG_USE)

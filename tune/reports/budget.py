@@ -35,13 +35,18 @@ def budget_rows(record: Record) -> list[list[str]]:
 
 
 def rung_lines(record: Record) -> list[str]:
-    """Return one line per rung that says how well it has ranked trials. Empty if the study does not
-    check its rungs."""
+    """Return one line per rung that says how well it has ranked trials, and one for all of which
+    nothing can be said yet. Empty if the study does not check its rungs."""
     epochs = record.length
     version = record.manifest.rules["rungs"]
     curves = [_curve(run, record) for run in record.trials.values()]
     checks = check_rungs(curves, epochs, version)
-    return [check.line(epochs) for check in checks]
+    told = [check.line(epochs) for check in checks if check.correlation is not None]
+    untold = [str(check.rung.epoch(epochs)) for check in checks if check.correlation is None]
+    if untold:
+        epochs_of = "epoch" if len(untold) == 1 else "epochs"
+        told.append(f"{epochs_of} {', '.join(untold)}: too few trials continued to tell")
+    return told
 
 
 def _curve(run: Run, record: Record) -> Curve:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from trainables.files import write_result
+from tune.formatting import moment
 from tune.reports.html_classes import classes
 from tune.reports.html_cost import against_cost, cost_title
 from tune.reports.html_page import page, render
@@ -41,7 +42,7 @@ def write_report(folder: Path) -> Path:
     manifest = record.manifest
     about = (
         f"{manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, "
-        f"seed {manifest.seed}, begun {manifest.created}"
+        f"seed {manifest.seed}, begun {moment(manifest.created)}"
     )
     body = render(
         "study.html",

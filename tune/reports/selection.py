@@ -73,9 +73,11 @@ def repeats_label(value: float, repeats: tuple[float, ...]) -> str:
     if not repeats:
         return ""
     mean = fmean(repeats)
-    fall = value - mean
-    direction = "lower" if fall >= 0 else "higher"
     runs = "its repeat is" if len(repeats) == 1 else f"its {len(repeats)} repeats average"
+    fall = round(value - mean, 4)
+    if fall == 0:
+        return f"{runs} {mean:.4f}, the same"
+    direction = "lower" if fall > 0 else "higher"
     return f"{runs} {mean:.4f}, {abs(fall):.4f} {direction}"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trainables.errors import UserError
 from tune.command_line import command
+from tune.formatting import moment
 from tune.object_store.restore import pull
 from tune.object_store.s3 import address, local_folder
 from tune.study.group import members, search_numbers
@@ -78,5 +79,5 @@ def describe(folder: Path) -> str:
     manifest = read_manifest(folder / "study.json")
     return (
         f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, "
-        f"preset {manifest.preset}, begun {manifest.created}"
+        f"preset {manifest.preset}, begun {moment(manifest.created)}"
     )

@@ -151,10 +151,8 @@ class RungCheck:
         return math.atanh(clipped) + self.margin * error < math.atanh(RANKS)
 
     def line(self, epochs: int) -> str:
-        """Describe the check in words, for trials of this many epochs."""
+        """Describe a check that has a correlation, for trials of this many epochs."""
         epoch = f"epoch {self.rung.epoch(epochs)}"
-        if self.correlation is None:
-            return f"{epoch}: too few trials continued to tell"
         ranks = f"{self.correlation:.2f} over {self.trials} trials that continued"
         if self.is_off:
             return f"{epoch}: {ranks}; it ranks too badly to stop trials, and is off"

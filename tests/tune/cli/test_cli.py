@@ -100,8 +100,9 @@ WRONG = {
         "'/no/such/folder' is neither an embedded set nor an existing folder"
     ),
     "ssl --data glyps": "is neither an embedded set nor an existing folder",
-    "ssl --trials 0": "'--trials': Input should be greater than or equal to 1",
-    "ssl --seed 4294967296": "'--seed': Input should be less than or equal to 4294967295",
+    "ssl --trials 0": "--trials '0' must be greater than or equal to 1",
+    "ssl --seed 4294967296": "--seed '4294967296' must be less than or equal to 4294967295",
+    "ssl --searches three": "--searches 'three' must be a valid integer; `",
     "ssl --trails 3": "No such option: --trails",
     "": "Missing argument 'experiment'; `",
 }
@@ -176,7 +177,7 @@ def csv_without_labels(folder: Path) -> str:
 def labels_without_files(folder: Path) -> str:
     image(folder / "train/a.png")
     (folder / "train.csv").write_text("filename,label\na.png,cat\nb.png,dog\n")
-    return "train.csv names 1 files that are not in"
+    return "train.csv names 1 file that is not in"
 
 
 def files_that_are_no_images(folder: Path) -> str:

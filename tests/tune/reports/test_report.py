@@ -2,6 +2,7 @@
 or missing."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,10 +70,10 @@ def test_a_damaged_study_hides_no_other(look: Look, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("shwo", "No such command 'shwo'. Did you mean 'show'? `{} --help` lists the options"),
+        ("shwo", "No such command 'shwo'. Did you mean 'show'? `{} --help` lists the commands"),
         ("show --sotrage x", "No such option: --sotrage"),
         ("html", "Missing argument 'study'; `{} html --help` lists the options"),
-        ("dashboard toy --port x", "'--port'"),
+        ("dashboard toy --port x", "--port 'x' must be a valid integer"),
     ],
 )
 def test_wrong_use_is_one_line(look: Look, words: str, expected: str) -> None:
@@ -192,6 +193,14 @@ def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, messag
     assert (said.code, said.out) == (2, "")
     assert message in said.line
     assert "--backbone" not in said.line
+
+
+def test_a_list_and_a_study_are_short(look: Look, tmp_path: Path) -> None:
+    """A time as people write it, and one line for all rungs of which nothing can be said."""
+    finished(tmp_path, 1)
+    assert re.search(r"begun \d{4}-\d\d-\d\d \d\d:\d\d UTC$", look("show").out.strip())
+    (line,) = [line for line in look("show", "toy").out.splitlines() if "rank corr" in line]
+    assert re.search(r"values: epochs [\d, ]+: too few trials continued to tell$", line)
 
 
 def test_names_are_shown_as_they_are(

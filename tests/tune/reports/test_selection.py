@@ -23,6 +23,7 @@ RESULTS = REPO / "docs/results"
 def test_repeats_are_compared_with_the_value() -> None:
     assert repeats_label(0.25, ()) == ""
     assert repeats_label(0.25, (0.15,)) == "its repeat is 0.1500, 0.1000 lower"
+    assert repeats_label(0.25, (0.2, 0.30001)) == "its 2 repeats average 0.2500, the same"
     assert repeats_label(0.25, (0.2, 0.4)) == "its 2 repeats average 0.3000, 0.0500 higher"
 
 
