@@ -26,6 +26,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+_MODES = {"1": "1-bit"}
+"""Pillow's mode -> its name, where the mode alone cannot be understood."""
+
 Became = Literal["train", "val", "test", "unlabeled", "hidden test", "left out"]
 
 WIDTH = 100
@@ -139,7 +142,7 @@ class FoundImages:
                 f"most {_size(self.usual)} ({self.sizes:,} sizes)"
             )
 
-        modes = [f"{count:,} {mode}" for mode, count in self.modes.items()]
+        modes = [f"{count:,} {_MODES.get(mode, mode)}" for mode, count in self.modes.items()]
         text = f"{size}; {', '.join(modes)}"
         if self.levels is not None:
             low, high = self.levels

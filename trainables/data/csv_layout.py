@@ -172,9 +172,10 @@ def _read_entries(
             )
         found.append(file)
     if missing:
+        are = "file that is" if len(missing) == 1 else "files that are"
         where = f"{part}/ or images/" if part else "images/"
         raise UserError(
-            f"{path} names {len(missing):,} files that are not in {root} ({shortened(missing)}); "
+            f"{path} names {len(missing):,} {are} not in {root} ({shortened(missing)}); "
             f"put them into {where}, or remove their lines"
         )
     return found

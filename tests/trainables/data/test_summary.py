@@ -201,13 +201,14 @@ def test_sizes_and_modes_of_the_files(tmp_path: Path) -> None:
     gray = Image.new("L", (40, 20))
     gray.putpixel((3, 3), 9)
     gray.save(root / "ant/gray.png")
+    gray.convert("1").save(root / "ant/black.png")
     deep = np.full((8, 8), 700, np.uint16)
     deep[2, 2] = 4095
     Image.fromarray(deep).save(root / "bee/deep.png")
     lines = summary_of(root)
     assert only(lines, "images") == [
-        "images 8x8 to 40x20 px, most 24x24 (3 sizes); 30 RGB, 1 I;16, 1 L; values of more than "
-        "8 bits from 700 to 4095"
+        "images 8x8 to 40x20 px, most 24x24 (3 sizes); 30 RGB, 1 1-bit, 1 I;16, 1 L; values of "
+        "more than 8 bits from 700 to 4095"
     ]
     assert summary_of(root) == lines  # from the existing store
 

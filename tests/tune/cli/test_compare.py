@@ -106,7 +106,7 @@ def prefix_in_val_only(folder: Path) -> str:
 def unknown_file(folder: Path) -> str:
     make("csv", folder)
     (folder / "train.csv").write_text((folder / "train.csv").read_text() + "99,nowhere.png,ant\n")
-    return "train.csv names 1 files that are not in"
+    return "train.csv names 1 file that is not in"
 
 
 def label_missing_in_train(folder: Path) -> str:
