@@ -1,10 +1,11 @@
 """The options of `tune/run.py`, declared once: the code reads them from `Options`, and typer builds
 the command line from the same fields."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -56,7 +57,7 @@ def _compared() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything that was typed, in the order in which `--help` lists it."""
+    """Everything that was typed."""
 
     experiment: Annotated[
         str, typer.Argument(help=_EXPERIMENTS, autocompletion=completions.experiments)
@@ -320,6 +321,35 @@ class Options:
         return DEFAULT_TRIALS if self.trials is None else self.trials
 
 
+PANELS = {
+    "What is trained": (
+        "data layout skip_corrupt preset set objective balance setting compare control backbone "
+        "allow_seen transductive"
+    ),
+    "The study": (
+        "study storage trials repeats searches search seed time_budget retry_failed accept_code "
+        "keep pictures log"
+    ),
+    "What is searched, and how": "space no_search sampler pruner enqueue warm_start",
+    "Where trials run": ("local trial workers gpus_per_worker concurrent batch_trials hung_after"),
+}
+"""Heading in `--help` -> its options. `--plan` is in the first panel, which typer names."""
+
+
+def option_parameters() -> dict[str, inspect.Parameter]:
+    """Return one parameter per field, in the order and with the panel in which `--help` lists
+    it."""
+    fields = inspect.signature(Options).parameters
+    parameters = {name: fields[name] for name in ("experiment", "plan")}
+    for panel, names in PANELS.items():
+        for name in names.split():
+            kind, option = get_args(fields[name].annotation)
+            grouped = copy.copy(option)
+            grouped.rich_help_panel = panel
+            parameters[name] = fields[name].replace(annotation=Annotated[kind, grouped])
+    return parameters
+
+
 def as_command(function: Callable[[Options], None]) -> Callable[..., None]:
     """Wrap a function that takes `Options` so that typer sees one parameter per field."""
 
@@ -327,5 +357,6 @@ def as_command(function: Callable[[Options], None]) -> Callable[..., None]:
         function(Options(**values))
 
     command.__doc__ = function.__doc__
-    command.__signature__ = inspect.signature(Options)  # type: ignore[attr-defined]
+    parameters = list(option_parameters().values())
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command

@@ -16,7 +16,7 @@ import typer
 
 from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
-from tune.cli.options import Options
+from tune.cli.options import Options, option_parameters
 from tune.experiment_file import Code, OwnExperiment, from_code
 from tune.formatting import read_assignment
 from tune.object_store.s3 import local_folder
@@ -124,7 +124,7 @@ def script_command_line(run: Callable[[ScriptOptions, Options], None]) -> NoRetu
         run: takes the options of the command and those of the study, and exits.
     """
     ours = inspect.signature(ScriptOptions).parameters
-    known = inspect.signature(Options).parameters
+    known = option_parameters()
 
     def script(**values: Any) -> None:
         own = ScriptOptions(**{name: values.pop(name) for name in ours})

@@ -1,6 +1,7 @@
 """The command line: what it refuses (in one line, before anything runs), what it leaves behind,
 `--local`, `--plan` and replay."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -23,6 +24,7 @@ from tests.disks import fill, small_disk
 from tests.studies import finished, reports
 from trainables.errors import UserError
 from tune.backbones.resolve import find
+from tune.cli.options import PANELS, Options, option_parameters
 from tune.command_line import command, replay_command
 from tune.study.events import EventLog
 from tune.study.kept_files import retrained_value
@@ -452,6 +454,16 @@ def test_replay_by_another_experiment(call: Call, tmp_path: Path) -> None:
         replay = replay_command("toy", tmp_path / storage / "toy", 0)
         assert said.line == f"study 'toy' belongs to experiment toy: {replay}"
         assert replay.endswith(f"tune/run.py toy --local --trial toy/0{words}")
+
+
+def test_every_option_is_under_one_heading_of_the_help(call: Call) -> None:
+    fields = {field.name for field in dataclasses.fields(Options)}
+    assert option_parameters().keys() == fields
+    grouped = [name for names in PANELS.values() for name in names.split()]
+    assert sorted(grouped) == sorted(fields - {"experiment", "plan"})
+    said = call("--help").out
+    places = [said.index(f"─ {heading} ─") for heading in ("Options", *PANELS)]
+    assert places == sorted(places)
 
 
 def test_help_names_every_option_on_a_narrow_terminal(
