@@ -28,6 +28,7 @@ from trainables.plots.snapshots import Part, write_arrays
 from trainables.schedules import ScheduleConfig
 
 Metrics = dict[str, float]
+CompileMode = Literal["default", "reduce-overhead"]
 AVERAGED = "_ema"
 """Suffix of metrics that are measured on averaged weights."""
 BATCHED = "time/batched_trials"
@@ -55,6 +56,9 @@ class TrainConfig:
     """NHWC memory format: for tensor cores."""
     compile: bool = False
     """torch.compile of the backbone: pays off only on GPUs; `--plan` measures whether it does."""
+    compile_mode: CompileMode = "default"
+    """Mode of torch.compile. reduce-overhead: a training step replays CUDA graphs of the backbone,
+    so small networks and batches do not wait for the launch of each kernel; takes more memory."""
     numerics: Literal["as_set", "auto"] = "as_set"
     """as_set: use bf16 and channels_last as set. auto: turn both on if the device is a GPU with
     bfloat16, otherwise use them as set."""

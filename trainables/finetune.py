@@ -43,6 +43,7 @@ from trainables.base import Metrics, RunConfig, Trainable
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
 from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
+from trainables.engine.compilation import compile_networks
 from trainables.metrics import calibrate_batchnorm
 from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, shown_rows
@@ -126,9 +127,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
-        if config.train.compile:
-            compiled = backbone.module if net is None else net
-            compiled.compile()
+        compile_networks([backbone.module if net is None else net], config.train)
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataT:

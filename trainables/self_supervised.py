@@ -28,6 +28,7 @@ from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.seen import SeenRecord, Training
 from trainables.devices import send
 from trainables.engine import distributed
+from trainables.engine.compilation import compile_networks
 from trainables.errors import TrialFailed
 from trainables.metrics import (
     OnlineProbe,
@@ -157,9 +158,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         if config.train.channels_last:
             self.memory_format = torch.channels_last
             self.to(memory_format=torch.channels_last)
-        if config.train.compile:
-            for network in self.compiled_networks():
-                network.compile()
+        compile_networks(self.compiled_networks(), config.train)
 
     def build_learner(self, backbone: nn.Module, feature_dim: int) -> nn.Module:
         """Build the method's networks around the backbone, whose features are (n,

@@ -1,18 +1,23 @@
 """`train.compile`: torch.compile of everything that is expensive in every trainable."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from tests.shapes import Shapes, shapes_config
+from tests.trainables.engine.test_fit import Recorder
 from tests.trainables.test_fewshot import SMALL as FEWSHOT
 from trainables.backbone.networks import BackboneConfig
-from trainables.base import TrainConfig
+from trainables.base import CompileMode, TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig
-from trainables.classifier import ClassifierConfig
+from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig
+from trainables.engine.fit import fit
 from trainables.segmentation import Segmentation
 from tune.experiments import EXPERIMENTS
 
@@ -50,3 +55,31 @@ def test_every_convolution_is_compiled_if_and_only_if_asked_for(
     convolutions = [module for module in trainable.modules() if isinstance(module, nn.Conv2d)]
     assert convolutions
     assert all(id(module) in inside for module in convolutions)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_only_training_steps_replay_cuda_graphs(
+    mode: CompileMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation collects the outputs of many batches, which a replay would overwrite."""
+    ran: list[bool] = []
+
+    def noting(graph: Any, inputs: Any) -> Any:
+        def run(*given: Any) -> Any:
+            ran.append(torch.is_grad_enabled())
+            return graph(*given)
+
+        return run
+
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled(self, backend=noting))
+    train = TrainConfig(epochs=1, epoch_images=96, batch_size=32, compile=True, compile_mode=mode)
+    config = replace(CLASSIFIER, train=train)
+    data = Classifier.load_data(config.data)
+    try:
+        fit(Classifier(config, data), config, Recorder(tmp_path))
+    finally:
+        torch.compiler.reset()
+
+    assert ran.count(True) == 3  # steps
+    assert bool(ran.count(False)) == (mode == "default")  # batches of validation

@@ -29,6 +29,7 @@ from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
 from trainables.engine.best_weights import BestWeights
 from trainables.engine.checkpoint import TrainingState
+from trainables.engine.compilation import evaluating
 from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16
 from trainables.engine.step import (
@@ -303,14 +304,15 @@ def _finish_epoch(
     """
     trainable = state.trainable
     metrics = _training_metrics(state, config, runtime, loss_sum, epoch_steps)
-    metrics |= trainable.validate()
-    with judged_weights(trainable, state.average) as averaged:
-        metrics |= averaged
-        metrics |= trainable.costs()
-        _keep_epoch(state, config, runtime, metrics, saved=saved)
-        if drawn and runtime.rank == 0:
-            with distributed.no_collectives():
-                trainable.snapshot(runtime.directory, len(state.history))
+    with evaluating(config.train):
+        metrics |= trainable.validate()
+        with judged_weights(trainable, state.average) as averaged:
+            metrics |= averaged
+            metrics |= trainable.costs()
+            _keep_epoch(state, config, runtime, metrics, saved=saved)
+            if drawn and runtime.rank == 0:
+                with distributed.no_collectives():
+                    trainable.snapshot(runtime.directory, len(state.history))
 
     state.loss_sum.zero_()
     state.batched = 0

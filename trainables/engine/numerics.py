@@ -40,7 +40,9 @@ def describe_numerics(
     """One line for `--plan`: device, dtypes, memory format, compilation, optimizer."""
     types = "bfloat16 autocast over float32 weights" if train.bf16 else "float32"
     memory = "channels_last" if train.channels_last else "channels first"
-    compiled = "torch.compile of the backbone" if train.compile else "not compiled"
+    compiled = "not compiled"
+    if train.compile:
+        compiled = f"torch.compile of the backbone (train.compile_mode={train.compile_mode})"
     update = "one tensor after the other" if device.type == "cpu" else "all tensors at once"
     return (
         f"device: {describe_device(device)} (train.device={train.device}); {types}, {memory}, "

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from trainables.base import Runtime, Trainable
+from trainables.base import CompileMode, Runtime, Trainable
 from trainables.data import DataSet
 from trainables.data.placement import OnDevice, placement
 from trainables.engine.numerics import describe_numerics
@@ -36,33 +36,36 @@ def compilation(
     config: Any,
     data: Any,
     runtime: Runtime,
+    mode: CompileMode,
     step_s: float,
     steps: int,
 ) -> str:
-    """Say whether torch.compile would pay off for a whole trial, by compiling and timing its steps.
+    """Say whether torch.compile in a mode would pay off for a whole trial, by compiling and timing
+    its steps.
 
     Args:
         step_s: seconds of an uncompiled step.
         steps: number of steps of a trial.
     """
-    compiled = replace(config, train=replace(config.train, compile=True))
+    compiled = replace(config, train=replace(config.train, compile=True, compile_mode=mode))
+    name = f"torch.compile ({mode})"
+    wanted = "--set train.compile=True"
+    if mode != "default":
+        wanted += f" --set train.compile_mode={mode}"
     try:
         first_s, compiled_s = _time_steps(kind, compiled, data, runtime)
     except torch.OutOfMemoryError:
-        return (
-            "torch.compile: not measured, because memory ran out; try it with "
-            "--set train.compile=True"
-        )
+        return f"{name}: not measured, because memory ran out; try it with {wanted}"
     except Exception as error:  # many types, from a compiler that may not even be installed
-        return f"torch.compile: fails here ({type(error).__name__}); leave train.compile=False"
+        return f"{name}: fails here ({type(error).__name__}); leave train.compile=False"
 
     without = step_s * steps
     with_it = first_s + compiled_s * steps
     verdict = "leave train.compile=False"
     if with_it < without:
-        verdict = "--set train.compile=True"
+        verdict = wanted
     return (
-        f"torch.compile: {compiled_s * 1e3:.0f} ms a step after {first_s:.0f} s of compilation: "
+        f"{name}: {compiled_s * 1e3:.0f} ms a step after {first_s:.0f} s of compilation: "
         f"{duration(with_it)} for the steps of a trial instead of {duration(without)}; {verdict}"
     )
 

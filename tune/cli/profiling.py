@@ -4,13 +4,14 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from trainables.base import Trainable
+from trainables.base import CompileMode, Trainable
 from trainables.engine import checkpoint
 from trainables.engine.allocator import keep_freed_memory
+from trainables.engine.compilation import evaluating
 from trainables.files import BEST, LAST
 from tune.cli.device_plan import chosen, compilation
 from tune.execution.runtimes import LocalRuntime
@@ -57,10 +58,12 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         kind = experiment.trainable
         cost = _measured(kind, config, some, data, runtime)
         if cost.gpu and not config.train.compile:
-            # A second network and its optimizer state will replace the first.
-            torch.cuda.empty_cache()
-            runtime.directory = Path(scratch) / "compiled"
-            numerics += (compilation(kind, config, some, runtime, cost.step_s, cost.steps),)
+            for mode in get_args(CompileMode):
+                # A second network and its optimizer state will replace the first.
+                torch.cuda.empty_cache()
+                runtime.directory = Path(scratch) / mode
+                line = compilation(kind, config, some, runtime, mode, cost.step_s, cost.steps)
+                numerics += (line,)
         return replace(cost, numerics=numerics)
 
 
@@ -100,7 +103,8 @@ def _timed_validation(trainable: Trainable[Any, Any]) -> float:
     trainable.costs()  # discard the costs of the steps
     trainable.preload()
     started = time.perf_counter()
-    trainable.validate()
+    with evaluating(trainable.config.train):
+        trainable.validate()
     elapsed = time.perf_counter() - started
     return elapsed - trainable.costs().get("time/features_s", 0.0)
 

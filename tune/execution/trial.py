@@ -21,6 +21,7 @@ from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.average import outcomes_with_objective, with_objective
 from trainables.engine.checkpoint import load_checkpoint
+from trainables.engine.compilation import evaluating
 from trainables.engine.fit import Fitted, fit
 from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16, settle_numerics
@@ -134,7 +135,8 @@ def _fit(
         if copy is not None:
             copy.share(BEST)
         trainable.load_export(runtime.directory / BEST)
-        metrics |= with_objective(name, trainable.test())
+        with evaluating(trainable.config.train):
+            metrics |= with_objective(name, trainable.test())
         outcomes = trainable.test_outcomes()
         if outcomes is not None:
             tested = outcomes_with_objective(name, outcomes).to_record()
@@ -202,8 +204,9 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
     runs = []
     for seed in range(work.seed, work.seed + BASELINE_SEEDS):
         trainable = _build(experiment, {**work.config, "seed": seed}, runtime)
-        trainable.calibrate()
-        judged = trainable.validate() | trainable.test()
+        with evaluating(trainable.config.train):
+            trainable.calibrate()
+            judged = trainable.validate() | trainable.test()
         runs.append(with_objective(trainable.objective, judged))
 
     return Outcome("COMPLETE", metrics=_over_seeds(runs))

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from trainables.config import build
 from trainables.devices import limit_memory
 from trainables.engine.allocator import keep_freed_memory
+from trainables.engine.compilation import evaluating
 from trainables.errors import first_line
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.shared_gpu import MOST, Choice, Together, choose_together, share_of_gpu
@@ -61,7 +62,8 @@ class Stepper:
         self._device = runtime.device
         self._steps = TimedSteps(experiment.trainable, config, some, runtime)
         self._steps.seconds(1)
-        self._steps.trainable.validate()  # this may need more memory than a step
+        with evaluating(config.train):
+            self._steps.trainable.validate()  # this may need more memory than a step
         micro_batch = self._steps.state.batches.reduced_micro_batch
         if share < 1 and micro_batch:
             raise torch.OutOfMemoryError(

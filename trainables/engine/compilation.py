@@ -1,0 +1,30 @@
+"""torch.compile of networks: their kernels, or kernels that CUDA graphs replay."""
+
+import contextlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.base import TrainConfig
+
+
+def compile_networks(networks: Iterable[nn.Module], train: TrainConfig) -> None:
+    """Have networks compiled when they are first called, if the config says so."""
+    if train.compile:
+        for network in networks:
+            network.compile(mode=train.compile_mode)
+
+
+def evaluating(train: TrainConfig) -> AbstractContextManager[Any]:
+    """A block that evaluates a network: nothing in it replays a CUDA graph.
+
+    A graph overwrites its last outputs when it runs again, and an evaluation collects the outputs
+    of many batches. Within a training step this does no harm: torch keeps what the backward pass
+    still needs.
+    """
+    if train.compile and train.compile_mode == "reduce-overhead":
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
