@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -41,13 +41,14 @@ from benchmarks.gpu_work import (
     work,
 )
 from tests.waits import Waits
-from trainables.base import TrainConfig
+from trainables.base import CompileMode, TrainConfig
 from trainables.byol import BYOL
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.data import DataConfig
 from trainables.data.placement import copied_to, forget_placed
 from trainables.data.sampling import generator
 from trainables.devices import choose_device, describe_device, send
+from trainables.engine.compilation import evaluating
 from trainables.engine.feed import tensors_in
 from trainables.engine.fit import fit
 from trainables.engine.numerics import has_bfloat16, settle_numerics
@@ -306,6 +307,41 @@ def segmentation_speed(check: Check) -> Row:
     )
 
 
+def compiled_speed(check: Check) -> Row:
+    """Time a small classifier as it is, compiled, and compiled with CUDA graphs; compare what it
+    learns and how it is judged."""
+    kind, config, data = _small_training()
+    plain = "not compiled"
+    speeds: dict[str, float] = {}
+    losses: dict[str, tuple[float, float]] = {}  # mean in training, and of validation
+    # On a CPU there are no graphs, and compilation alone would take most of the check's time.
+    modes = get_args(CompileMode) if check.device.type == "cuda" else ()
+    for mode in (plain, *modes):
+        train = config.train
+        if mode != plain:
+            train = replace(train, compile=True, compile_mode=mode)
+        training = Training(kind, replace(config, train=train), data, check.device)
+        trained = float(np.mean(training.take(20)))
+        with evaluating(train):
+            losses[mode] = trained, training.trainable.validate()["val/loss"]
+        training.trainable.train()
+        speeds[mode] = training.images_per_s(check.size.warmup, 100)
+
+    apart = max(
+        abs(loss / expected - 1)
+        for found in losses.values()
+        for loss, expected in zip(found, losses[plain], strict=True)
+    )
+    measured = ", ".join(f"{mode}: {speed:.0f}" for mode, speed in speeds.items())
+    return Row(
+        "torch.compile",
+        "both modes learn and are judged as without: losses of 20 steps within 5 %",
+        f"images/s of a small network, {measured}; losses apart by {100 * apart:.2g} %",
+        apart < 0.05 if modes else None,
+        values={"images_per_s": speeds, "losses": losses},
+    )
+
+
 def concurrency(check: Check) -> Row:
     """Time small trials that share the card, each in its own process. All processes start once, and
     some of them train while the others wait."""
@@ -555,6 +591,7 @@ ROWS: dict[str, Callable[[Check], Row | list[Row]]] = {
     "by-hand": by_hand_speed,
     "augment": augmentation_speed,
     "segment": segmentation_speed,
+    "compiled": compiled_speed,
     "concurrent": concurrency,
     "memory": out_of_memory,
     "killed": killed_trial,

@@ -1,9 +1,7 @@
 """torch.compile of networks: their kernels, or kernels that CUDA graphs replay."""
 
 import contextlib
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -18,13 +16,16 @@ def compile_networks(networks: Iterable[nn.Module], train: TrainConfig) -> None:
             network.compile(mode=train.compile_mode)
 
 
-def evaluating(train: TrainConfig) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def evaluating(train: TrainConfig) -> Iterator[None]:
     """A block that evaluates a network: nothing in it replays a CUDA graph.
 
     A graph overwrites its last outputs when it runs again, and an evaluation collects the outputs
     of many batches. Within a training step this does no harm: torch keeps what the backward pass
     still needs.
     """
-    if train.compile and train.compile_mode == "reduce-overhead":
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()
+    if not (train.compile and train.compile_mode == "reduce-overhead"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
