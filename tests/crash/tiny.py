@@ -226,8 +226,7 @@ def _in_place(path: Path, content: str | bytes) -> None:
 
 def _remove_last_alone(files: Any) -> None:
     """Remove the weights of the last trial only, not of those that ended in earlier starts."""
-    last = files._state.last_ended
-    if last is not None:
+    for last in files._state.just_ended[-1:]:
         files._remove_of_ended(last)
 
 

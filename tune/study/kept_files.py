@@ -68,10 +68,10 @@ class KeptFiles:
         self._draws_all = False
 
     def begin(self) -> None:
-        """Remove what a kill left behind of the last run that ended."""
-        last = self._state.last_ended
-        if last is not None:
-            self._remove_of_ended(last)
+        """Remove what a kill left behind of the last runs that ended. A batch of trials ends in one
+        write; otherwise there is one such run."""
+        for work_id in self._state.just_ended:
+            self._remove_of_ended(work_id)
         self._repeated = {number for number, _ in self._state.repeats}
         self._whole = {
             number for number, run in self._state.trials.items() if run.state == "COMPLETE"

@@ -122,7 +122,8 @@ class LogState:
     objective: str = ""
     """Objective that the log began with; empty if it has no `study` event yet."""
     runs: dict[WorkId, Run] = field(default_factory=dict)
-    last_ended: WorkId | None = None
+    just_ended: list[WorkId] = field(default_factory=list)
+    """Runs that have ended since the last start or report, the last of them at the end."""
     summary: dict[str, float] = field(default_factory=dict)
     """Metrics of the whole study."""
     tags: dict[str, str] = field(default_factory=dict)
@@ -237,6 +238,8 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
     work_id = WorkId.from_event(event)
     run = state.runs.setdefault(work_id, Run())
     kind = event["event"]
+    if kind in ("start", "report"):
+        state.just_ended.clear()
     if kind == "start":
         _start(run, event)
         _reopen(state)
@@ -261,7 +264,7 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
         run.closing_ms = passed
         run.state = event["state"]
         run.outcome = Outcome.from_dict(event)
-        state.last_ended = work_id
+        state.just_ended.append(work_id)
 
 
 def _start(run: Run, event: dict[str, Any]) -> None:

@@ -80,12 +80,11 @@ class Recording(Known):
         """Append to the event log, then tell the observers (console, MLflow). Any thread may call
         this."""
         with self._emitting:
-            written, line = self.log.prepare(event, **fields)
-            block = self._together
-            if block is None:
-                self.log.append_lines(line)
+            if self._together is None:
+                written = self.log.append(event, **fields)
             else:
-                block.lines.append(line)
+                written, line = self.log.prepare(event, **fields)
+                self._together.lines.append(line)
             apply_event(self._state, written)
             self._when_written(lambda: self._tell({"event": event, **fields}))
 

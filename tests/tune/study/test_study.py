@@ -26,7 +26,8 @@ from tune.execution.trial import BASELINE_SEEDS
 from tune.reports.doubts import doubts
 from tune.search.pruner import DurableHalving
 from tune.search.rungs import rungs
-from tune.study.events import EventLog
+from tune.study.disk import StorageFailed
+from tune.study.events import AppendOnlyFile, EventLog
 from tune.study.kept_files import KeptFiles
 from tune.study.lock import StudyInUse
 from tune.study.record import read_record
@@ -180,6 +181,128 @@ def test_killed_between_log_and_storage(
     assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [
         (t.state, t.params, t.value) for t in whole.frozen_trials()
     ]
+
+
+def begun_together(root: Path) -> tuple[Study, list[Work]]:
+    """Open a study and begin two trials, each with a checkpoint."""
+    study = open_study(root, 3)
+    works = [work for work in (study.next_work(True) for _ in range(3)) if isinstance(work, Work)]
+    trials = [work for work in works if work.kind == "trial"]
+    for work in trials:
+        study.started(work)
+        Path(work.directory, "last.pt").touch()
+    return study, trials
+
+
+def report_together(study: Study, trials: list[Work]) -> None:
+    with study.together():
+        for number, work in enumerate(trials):
+            assert study.reported(work, 1, {"val/top1": 0.5 + number / 10})
+
+
+def end_together(study: Study, trials: list[Work]) -> None:
+    with study.together():
+        for work in trials:
+            study.ended(work, Outcome("PRUNED", 0.5))
+
+
+def checkpoints(root: Path) -> int:
+    return len(list((root / "toy/trials").rglob("last.pt")))
+
+
+def test_what_is_recorded_together_is_written_once_and_seen_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    append = AppendOnlyFile.append_lines
+
+    def noted(self: AppendOnlyFile, lines: bytes) -> None:
+        append(self, lines)
+        done.append(self.path.name)
+
+    study, trials = begun_together(tmp_path)
+    study.observers.append(lambda event: done.append(event["event"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(AppendOnlyFile, "append_lines", noted)
+        report_together(study, trials)
+        assert done == ["events.jsonl", "report", "report", "study.journal"]
+        done.clear()
+        end_together(study, trials)
+        assert done == ["events.jsonl", "end", "end", "study.journal"]
+    assert checkpoints(tmp_path) == 0
+    study.close()
+
+    again = open_study(tmp_path, 3)
+    assert again.notes == []
+    ended = [trial.state for trial in again.frozen_trials() if trial.state.is_finished()]
+    assert ended == [TrialState.PRUNED] * 2
+    again.close()
+
+
+@pytest.mark.parametrize("killed", ["reports", "ends"])
+def test_killed_between_the_two_writes_of_a_block(
+    tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = AppendOnlyFile.append_lines
+
+    def dying(self: AppendOnlyFile, lines: bytes) -> None:
+        if self.path.name == "study.journal":
+            raise SystemExit("killed")
+        append(self, lines)
+
+    study, trials = begun_together(tmp_path)
+    if killed == "ends":
+        report_together(study, trials)
+    with monkeypatch.context() as patch:
+        patch.setattr(AppendOnlyFile, "append_lines", dying)
+        with pytest.raises(SystemExit):
+            (report_together if killed == "reports" else end_together)(study, trials)
+    study.close()
+
+    again = open_study(tmp_path, 3)
+    assert again.notes == []  # nothing is damaged
+    ended = [trial.state for trial in again.frozen_trials() if trial.state.is_finished()]
+    assert ended == ([] if killed == "reports" else [TrialState.PRUNED] * 2)
+    again.close()
+    for work in trials:  # they were no checkpoints
+        Path(work.directory, "last.pt").unlink(missing_ok=True)
+    finish(tmp_path, 3)
+    assert set(reports(tmp_path)) >= {(0, None, 1), (1, None, 1)}  # `reports` refuses doubles
+
+
+def test_killed_before_the_checkpoints_of_ended_trials_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*args: Any) -> None:
+        raise SystemExit("killed")
+
+    study, trials = begun_together(tmp_path)
+    report_together(study, trials)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptFiles, "ended", dying)
+        with pytest.raises(SystemExit):
+            end_together(study, trials)
+    study.close()
+    assert checkpoints(tmp_path) == 2
+    open_study(tmp_path, 3).close()
+    assert checkpoints(tmp_path) == 0
+
+
+def test_a_log_that_cannot_be_written_leaves_nothing_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: EventLog, lines: bytes) -> None:
+        raise StorageFailed("no space left")
+
+    study, trials = begun_together(tmp_path)
+    files = [tmp_path / "toy" / name for name in ("events.jsonl", "study.journal")]
+    before = [file.read_bytes() for file in files]
+    with monkeypatch.context() as patch:
+        patch.setattr(EventLog, "append_lines", full)
+        with pytest.raises(StorageFailed):
+            report_together(study, trials)
+    study.close()
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_torn_journal_line_is_cut_off(tmp_path: Path) -> None:
