@@ -27,7 +27,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that no file in docs/ holds."""
+    """Add the pages that no file in docs/ holds, and the style of all."""
+    style = (ROOT / ".ci/site.css").read_text()
+    files.append(File.generated(config, "site.css", content=style))
     files.append(File.generated(config, "index.md", content=first_page()))
     for room in rooms():
         files.append(File.generated(config, page_of(room), content=api_page(room)))
