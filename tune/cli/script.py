@@ -6,13 +6,14 @@ any experiment file, as `experiment.py` in its folder.
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
 from typing import Annotated, Any, NoReturn
 
 import typer
+from optuna.distributions import CategoricalDistribution
 
 from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
@@ -20,7 +21,7 @@ from tune.cli.options import Options, option_parameters
 from tune.experiment_file import Code, OwnExperiment, from_code
 from tune.formatting import read_assignment
 from tune.object_store.s3 import local_folder
-from tune.search.ranges import parse_scalar, write_range
+from tune.search.ranges import Range, parse_scalar, write_range
 from tune.search.space_files import read_ranges
 
 SCRIPT = "script"
@@ -162,6 +163,8 @@ def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperimen
 def _arguments(script: ScriptOptions) -> dict[str, Any]:
     """Return the arguments of `script_experiment` other than the command."""
     ranges = read_ranges(script.space)
+    for key, found in ranges.items():
+        _check_search(key, found)
     texts = {key: tuple(write_range(one) for one in found) for key, found in ranges.items()}
     return {
         "objective": script.objective,
@@ -177,6 +180,18 @@ def _arguments(script: ScriptOptions) -> dict[str, Any]:
         "data": script.data,
         "files": _hashes(script.command),
     }
+
+
+def _check_search(key: str, found: Sequence[Range]) -> None:
+    """Refuse a single choice, which is mostly a range with a typo in it."""
+    distribution = found[0].distribution
+    if len(found) > 1 or found[0].when is not None:
+        return
+    if isinstance(distribution, CategoricalDistribution) and len(distribution.choices) == 1:
+        raise UserError(
+            f"--space {key}={distribution.choices[0]} is one value, so there is nothing to search: "
+            f"write {key}=LOW..HIGH or {key}=A,B; what is fixed belongs in the command"
+        )
 
 
 def _name_of(command: list[str]) -> str:

@@ -35,13 +35,10 @@ from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
 from tune.study.disk import StorageFailed, StudyEnds, storage_failure
-from tune.study.work import Outcome, State, Work
+from tune.study.work import DIVERGED, Outcome, State, Work
 
 BASELINE_SEEDS = 3
 """Number of untrained networks that the baseline averages."""
-DIVERGED = ("nan", "collapse")
-"""Reasons that are the configuration's fault, so that the sampler should learn them; memory and
-data are not."""
 
 
 def run(

@@ -6,6 +6,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.study.rules import WINNER
 from tune.study.view import StudyView
+from tune.study.work import DIVERGED
 
 _NEEDED = 2
 """Repeats needed of each of two configurations; with fewer, the noise cannot be estimated."""
@@ -52,6 +53,8 @@ def _ended(trials: list[FrozenTrial]) -> str:
     remedy = "a larger --trials adds trials"
     if failed:
         remedy = f"fix the cause, and {_RETRY}; {remedy}"
+    elif all(trial.user_attrs.get("reason") in DIVERGED for trial in stopped):
+        remedy = f"try lower learning rates, or find the cause (docs/troubleshooting.md); {remedy}"
     return f": {', '.join(parts)}. Remedy: {remedy}."
 
 

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Kind = Literal["trial", "repeat", "baseline"]
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
+DIVERGED = ("nan", "collapse")
+"""Reasons that are the configuration's fault, so that the sampler should learn them; memory and
+data are not."""
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def test_a_study_that_was_renamed_has_the_same_code(train: Path, tmp_path: Path)
             "--space lr=0.1..1 --default n=1 --objective a -- x {lr}",
             "nothing in the command takes n",
         ),
+        ("--space lr=1e-4-1e-1 --objective a -- x {lr}", "--space lr=1e-4-1e-1 is one value, so"),
         ("--space lr=1..0 --objective a -- x {lr}", "it must begin below its end"),
         ("--space lr=0.1..1 --default lr --objective a -- x {lr}", "--default 'lr' must be KEY="),
         ("--space lr=0.1..1 --default lr=7 --objective a -- x {lr}", "default of lr must be among"),

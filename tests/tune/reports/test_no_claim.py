@@ -48,6 +48,12 @@ def test_no_trial_at_all(tmp_path: Path) -> None:
     )
 
 
+def test_a_search_that_diverges_is_not_sent_to_more_trials_first(tmp_path: Path) -> None:
+    nan, collapse = (Outcome("PRUNED", reason=reason) for reason in ("nan", "collapse"))
+    played(open_study(tmp_path, 2), [BASELINE, nan, collapse])
+    assert "2 were stopped (nan, collapse). Remedy: try lower learning rates" in said(tmp_path)
+
+
 def test_only_the_default(tmp_path: Path) -> None:
     whole = Outcome("COMPLETE", value=0.4)
     played(open_study(tmp_path, 2), [BASELINE, whole, PRUNED])
