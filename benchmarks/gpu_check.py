@@ -173,6 +173,9 @@ def main() -> int:
 
         return gpu_rows.main(script, options)
 
+    # So that an end by `timeout` or CI ends the process that measures too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
     def budget_s(name: str) -> float:
         unhurried = options.quick or options.device in ("cpu", "mps")
         return options.patience * (UNHURRIED_S if unhurried else BUDGETS_S[name])

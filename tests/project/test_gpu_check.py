@@ -99,9 +99,25 @@ def test_no_row_takes_others_with_it(worker: list[str], tmp_path: Path) -> None:
     assert measured["breaks"] == measured["c"]
     assert measured["e"] == measured["d"]
 
-    child = Path(f"{tmp_path / 'worker.py'}.child").read_text()
-    deadline = time.monotonic() + 10  # for the kernel to end it
-    while subprocess.run(["kill", "-0", child], capture_output=True).returncode == 0:
+    assert_gone((tmp_path / "worker.py.child").read_text())
+
+
+def test_whoever_ends_the_check_ends_what_it_started(worker: list[str], tmp_path: Path) -> None:
+    rows = checked(["a", "hangs"], worker, lambda name: 60.0)
+    assert next(rows).name == "a"
+    child = tmp_path / "worker.py.child"
+    deadline = time.monotonic() + 10
+    while not child.exists() or not child.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    rows.close()  # as an exception in the loop over the rows does
+    assert_gone(child.read_text())
+
+
+def assert_gone(process: str) -> None:
+    """Wait until the kernel has ended a process."""
+    deadline = time.monotonic() + 10
+    while subprocess.run(["kill", "-0", process], capture_output=True).returncode == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
