@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from tests.one_trial import one_trial
 from tests.shapes import Shapes, shapes_config
-from tests.trainables.engine.test_fit import Recorder
 from tests.trainables.test_fewshot import SMALL as FEWSHOT
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import CompileMode, TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig
-from trainables.classifier import Classifier, ClassifierConfig
+from trainables.classifier import ClassifierConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig
-from trainables.engine.fit import fit
 from trainables.segmentation import Segmentation
 from tune.experiments import EXPERIMENTS
 
@@ -61,7 +60,8 @@ def test_every_convolution_is_compiled_if_and_only_if_asked_for(
 def test_only_training_steps_replay_cuda_graphs(
     mode: CompileMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An evaluation collects the outputs of many batches, which a replay would overwrite."""
+    """An evaluation collects the outputs of many batches, which a replay would overwrite: in the
+    baseline, the trial, its last pictures, and a repeat's test."""
     ran: list[bool] = []
 
     def noting(graph: Any, inputs: Any) -> Any:
@@ -74,12 +74,10 @@ def test_only_training_steps_replay_cuda_graphs(
     compiled = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled(self, backend=noting))
     train = TrainConfig(epochs=1, epoch_images=96, batch_size=32, compile=True, compile_mode=mode)
-    config = replace(CLASSIFIER, train=train)
-    data = Classifier.load_data(config.data)
     try:
-        fit(Classifier(config, data), config, Recorder(tmp_path))
+        one_trial(tmp_path, "s", "pretrain", replace(CLASSIFIER, train=train), repeats=1)
     finally:
         torch.compiler.reset()
 
-    assert ran.count(True) == 3  # steps
+    assert ran.count(True) == 2 * 3  # steps
     assert bool(ran.count(False)) == (mode == "default")  # batches of validation

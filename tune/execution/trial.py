@@ -139,7 +139,7 @@ def _fit(
             tested = outcomes_with_objective(name, outcomes).to_record()
     elif not fitted.stopped and runtime.rank == 0:
         trainable.load_export(runtime.directory / BEST)
-        with distributed.no_collectives():
+        with distributed.no_collectives(), evaluating(trainable.config.train):
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
         metrics |= _size(trainable, runtime.directory / BEST)
         metrics |= _inference_costs(trainable, work, runtime)
