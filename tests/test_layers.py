@@ -40,6 +40,7 @@ FLOORS = {
         {"function_settings", "function_source", "function_space"},
         {"search"},
         {"experiment_file"},
+        {"own_model"},
         {"experiments"},
         {"presets"},
         {"function"},

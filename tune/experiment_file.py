@@ -24,6 +24,7 @@ from trainables.config import nearest
 from trainables.errors import UserError, first_line
 from trainables.files import write_atomically
 from tune.experiments import EXPERIMENTS, Experiment
+from tune.own_model import check_model
 
 USUAL = "EXPERIMENT"
 """Variable of a file's experiment if none is named."""
@@ -193,7 +194,9 @@ def _from_file(word: str) -> OwnExperiment:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"experiment file {path} cannot be read: {reason}") from None
-    return from_code(Code(str(path), variable, text))
+    experiment = from_code(Code(str(path), variable, text))
+    check_model(experiment, str(path))
+    return experiment
 
 
 def _module(code: Code) -> ModuleType:

@@ -197,6 +197,45 @@ def test_an_unknown_word_is_one_line(word: str, message: str) -> None:
         find_experiment(word)
 
 
+@pytest.mark.parametrize(
+    ("words", "others", "message"),
+    [
+        (
+            "lambda: (Mine, toy.ToyConfig)",
+            "(Mine, toy.ToyConfig)",
+            "model must be a function: wr",
+        ),
+        ("(Mine, toy.ToyConfig)", "Mine", "model must return a trainable and its config: write mo"),
+        (
+            "(Mine, toy",
+            "(toy.ToyConfig, toy",
+            "must be a subclass of Trainable (trainables/base",
+        ),
+        (", toy.ToyConfig)", ", 3)", "the second of model=lambda: (MyTrainable, MyConfig) must be"),
+        (", toy.ToyConfig)", ", Bare)", "write @config above class Bare"),
+        (", toy.ToyConfig)", ", Typeless)", "scale of Typeless has no type, so it is no part of"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_one_line(
+    call: Call, mine: Path, words: str, others: str, message: str
+) -> None:
+    configs = """
+class Bare(toy.ToyConfig):
+    scale: float = 5.0
+
+
+@toy.config
+class Typeless(toy.ToyConfig):
+    scale = 5.0
+
+
+def space"""
+    mine.write_text(MINE.replace(words, others).replace("def space", configs.strip("\n")))
+    said = call(str(mine), "--plan")
+    assert (said.code, said.out) == (2, "")
+    assert message in said.line
+
+
 def test_a_variable_that_is_not_there(mine: Path) -> None:
     with pytest.raises(UserError, match=r"has no experiment SMALL; it holds EXPERIMENT$"):
         find_experiment(f"{mine}:SMALL")

@@ -241,7 +241,7 @@ def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Te
         for micro_batch in micro_batches:
             with gradient_exchange(model, is_last=micro_batch is micro_batches[-1]):
                 with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
-                    loss = model(micro_batch) * (len(micro_batch) / batches.batch_size)
+                    loss = _checked(model(micro_batch)) * (len(micro_batch) / batches.batch_size)
                 # The exchange averages the workers' gradients, but their sum is needed.
                 (loss * runtime.world_size).backward()
             loss_sum += loss.detach()
@@ -250,6 +250,13 @@ def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Te
             raise
         return None  # Return here to drop the traceback, which keeps the activations alive.
     return loss_sum
+
+
+def _checked(loss: Any) -> Any:
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise TypeError(f"forward must return the loss, a tensor of one number; it returned {found}")
 
 
 def steps_per_epoch(config: RunConfig, train_images: int, batch_size: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from tests.steps import fresh_state
 from tests.toy import Toy, ToyConfig
-from trainables.base import TrainConfig
+from trainables.base import Batch, TrainConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.engine.checkpoint import TrainingState
 from trainables.engine.fit import BATCHED, Fitted, fit, train_epoch, train_step
@@ -335,6 +335,22 @@ def test_what_is_taken_for_memory(error: Exception, memory: bool) -> None:
 def test_a_bug_is_not_taken_for_memory(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         train(ToyConfig(fault="raise"), Recorder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [(None, "it returned None"), (torch.ones(5), r"it returned a tensor of shape \(5,\)")],
+)
+def test_a_forward_that_returns_no_loss_says_so(
+    tmp_path: Path, returned: object, said: str
+) -> None:
+    class Lossless(Toy):
+        def forward(self, batch: Batch) -> Any:
+            return returned
+
+    toy = Lossless(ToyConfig(), Toy.load_data(ToyConfig().data))
+    with pytest.raises(TypeError, match=f"forward must return the loss, .*; {said}"):
+        fit(toy, ToyConfig(), Recorder(tmp_path))
 
 
 def test_every_pass_shows_every_image_once() -> None:
