@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.one_trial import one_trial
 from tests.shapes import Shapes, shapes_config
+from tests.steps import fresh_state
+from tests.trainables.engine.test_fit import Recorder
 from tests.trainables.test_fewshot import SMALL as FEWSHOT
 from trainables.backbone.networks import BackboneConfig
-from trainables.base import CompileMode, TrainConfig
+from trainables.base import Batch, CompileMode, TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig
-from trainables.classifier import ClassifierConfig
+from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig
+from trainables.engine.fit import train_step
 from trainables.segmentation import Segmentation
 from tune.experiments import EXPERIMENTS
 
@@ -81,3 +84,33 @@ def test_only_training_steps_replay_cuda_graphs(
 
     assert ran.count(True) == 2 * 3  # steps
     assert bool(ran.count(False)) == (mode == "default")  # batches of validation
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_micro_batches_of_cuda_graphs_add_to_gradients_of_their_own(
+    mode: CompileMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next micro-batch would overwrite gradients in the memory of a graph."""
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: None)
+    train = TrainConfig(epochs=1, batch_size=32, micro_batch=8, compile=True, compile_mode=mode)
+    config = replace(CLASSIFIER, train=train)
+    states = []
+    for one in (config, replace(config, train=replace(train, compile=False))):
+        torch.manual_seed(0)
+        trainable = Classifier(one, Classifier.load_data(one.data))
+        forward = trainable.forward
+        has_gradients: list[bool] = []
+
+        def noting(batch: Batch) -> Tensor:
+            trained = [each for each in trainable.parameters() if each.requires_grad]  # noqa: B023
+            has_gradients.append(all(each.grad is not None for each in trained))  # noqa: B023
+            return forward(batch)  # noqa: B023
+
+        monkeypatch.setattr(trainable, "forward", noting)
+        state = fresh_state(trainable, one, Recorder(tmp_path))
+        train_step(state, one, Recorder(tmp_path), 0, 10)
+        first, *later = has_gradients
+        assert first is (one.train.compile and mode == "reduce-overhead")
+        assert later == [True] * 3
+        states.append(trainable.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, states), strict=True))

@@ -16,6 +16,22 @@ def compile_networks(networks: Iterable[nn.Module], train: TrainConfig) -> None:
             network.compile(mode=train.compile_mode)
 
 
+def replays_graphs(train: TrainConfig) -> bool:
+    """True if training steps replay CUDA graphs, on a device that has them."""
+    return train.compile and train.compile_mode == "reduce-overhead"
+
+
+def allocate_gradients(module: nn.Module) -> None:
+    """Give each parameter in training a gradient of zeros, to which every micro-batch adds.
+
+    Otherwise torch takes the gradients of the first micro-batch as they are: in the memory of a
+    CUDA graph, which the next micro-batch overwrites.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 @contextlib.contextmanager
 def evaluating(train: TrainConfig) -> Iterator[None]:
     """A block that evaluates a network: nothing in it replays a CUDA graph.
@@ -24,7 +40,7 @@ def evaluating(train: TrainConfig) -> Iterator[None]:
     of many batches. Within a training step this does no harm: torch keeps what the backward pass
     still needs.
     """
-    if not (train.compile and train.compile_mode == "reduce-overhead"):
+    if not replays_graphs(train):
         yield
         return
     with torch.compiler.set_stance("force_eager"):

@@ -29,7 +29,7 @@ from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
 from trainables.engine.best_weights import BestWeights
 from trainables.engine.checkpoint import TrainingState
-from trainables.engine.compilation import evaluating
+from trainables.engine.compilation import allocate_gradients, evaluating, replays_graphs
 from trainables.engine.memory import is_out_of_memory
 from trainables.engine.numerics import IN_BFLOAT16
 from trainables.engine.step import (
@@ -235,6 +235,8 @@ def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Te
     runtime = batches.runtime
     model = batches.model()
     micro_batches = batches.split(batch)
+    if len(micro_batches) > 1 and replays_graphs(batches.config.train):
+        allocate_gradients(batches.trainable)
     dtype = sum_dtype(runtime.device)
     loss_sum = torch.zeros((), dtype=dtype, device=runtime.device)
     try:
