@@ -62,6 +62,9 @@ TIMES_BY_HAND = 3.0
 AUGMENT_TOLERANCE = 1e-4
 """Largest allowed difference of a value in [0, 1] between augmentation on the card and on the
 CPU."""
+APART = 0.1
+"""Largest relative difference of losses and ranks of compiled networks, whose sums have another
+order."""
 SMALL_EPOCHS = 4
 
 
@@ -308,37 +311,44 @@ def segmentation_speed(check: Check) -> Row:
 
 
 def compiled_speed(check: Check) -> Row:
-    """Time a small classifier as it is, compiled, and compiled with CUDA graphs; compare what it
-    learns and how it is judged."""
+    """Time small networks as they are, compiled, and compiled with CUDA graphs; compare what they
+    learn and how they are judged. BYOL passes two views through its backbone in a step, and a batch
+    in parts replays a graph several times."""
     kind, config, data = _small_training()
-    plain = "not compiled"
-    speeds: dict[str, float] = {}
-    losses: dict[str, tuple[float, float]] = {}  # mean in training, and of validation
+    parts = replace(config.train, micro_batch=config.train.batch_size // 2)
+    works = {
+        "classify": (kind, config, data),
+        "classify in parts": (kind, replace(config, train=parts), data),
+        "ssl": (BYOL, byol_config(QUICK), made_data(QUICK.images, QUICK.side)),
+    }
     # On a CPU there are no graphs, and compilation alone would take most of the check's time.
     modes = get_args(CompileMode) if check.device.type == "cuda" else ()
-    for mode in (plain, *modes):
-        train = config.train
-        if mode != plain:
-            train = replace(train, compile=True, compile_mode=mode)
-        training = Training(kind, replace(config, train=train), data, check.device)
-        trained = float(np.mean(training.take(20)))
-        with evaluating(train):
-            losses[mode] = trained, training.trainable.validate()["val/loss"]
-        training.trainable.train()
-        speeds[mode] = training.images_per_s(check.size.warmup, 100)
+    speeds: dict[str, float] = {}
+    apart = 0.0
+    for name, (kind, config, data) in works.items():
+        ways = {"plain": config.train}
+        for mode in modes if name == "classify" else modes[1:]:  # compilation takes its time
+            ways[mode] = replace(config.train, compile=True, compile_mode=mode)
 
-    apart = max(
-        abs(loss / expected - 1)
-        for found in losses.values()
-        for loss, expected in zip(found, losses[plain], strict=True)
-    )
-    measured = ", ".join(f"{mode}: {speed:.0f}" for mode, speed in speeds.items())
+        expected: tuple[float, float] | None = None
+        for way, train in ways.items():
+            training = Training(kind, replace(config, train=train), data, check.device)
+            trained = float(np.mean(training.take(20)))
+            with evaluating(train):
+                judged = training.trainable.validate()
+            found = trained, judged["val/rankme" if kind is BYOL else "val/loss"]
+            expected = expected or found
+            apart = max(apart, *(abs(x / y - 1) for x, y in zip(found, expected, strict=True)))
+            training.trainable.train()
+            speeds[f"{name}, {way}"] = training.images_per_s(check.size.warmup, check.size.steps)
+
+    measured = "; ".join(f"{way} {speed:.0f}" for way, speed in speeds.items())
     return Row(
         "torch.compile",
-        "both modes learn and are judged as without: losses of 20 steps within 5 %",
-        f"images/s of a small network, {measured}; losses apart by {100 * apart:.2g} %",
-        apart < 0.05 if modes else None,
-        values={"images_per_s": speeds, "losses": losses},
+        f"all ways learn and are judged as without: within {100 * APART:g} % after 20 steps",
+        f"images/s of small networks: {measured}; apart by {100 * apart:.2g} %",
+        apart <= APART if modes else None,
+        values={"images_per_s": speeds, "apart": apart},
     )
 
 
