@@ -149,7 +149,7 @@ def test_wrong_names_are_refused_with_the_right_ones(root: Path) -> None:
     study = vistune.load_study("toy", root)
     for call, said in (
         (lambda: vistune.load_study(root / "tyo"), "no study 'tyo' in "),
-        (lambda: vistune.load_study("tyo", root), "there are toy"),
+        (lambda: vistune.load_study("tyo", root), "; did you mean 'toy'?"),
         (lambda: study.trial(99), "trials that have begun: 0 to 11"),
         (lambda: study.plot_slice("lr"), "'lr' is not searched; did you mean 'optim.lr'?"),
     ):

@@ -46,8 +46,10 @@ def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images
     Args:
         names: the images to return; default: all except masks.
     Raises:
-        UserError: there are no images.
+        UserError: the folder does not exist or has no images.
     """
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist; give a folder of images, or a list of them")
     found = find_images(folder) if names is None else list(names)
     if not found:
         raise UserError(f"{folder} contains no images ({USUAL_ENDINGS} ...); give another folder")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trainables.config import nearest
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.formatting import moment
@@ -39,8 +40,8 @@ def find_study(root: Path, name: str) -> Path:
     if (folder / "study.json").exists():
         return folder
     names = [path.name for path in study_folders(folder.parent)]
-    others = f"there are {', '.join(names)}" if names else "there is none"
-    raise UserError(f"no study {name!r} in {_shown(folder.parent)}; {others}")
+    others = nearest(name, names) if names else "; there is none"
+    raise UserError(f"no study {name!r} in {_shown(folder.parent)}{others}")
 
 
 def find_all(root: Path) -> list[Path]:

@@ -392,9 +392,10 @@ def test_wrong_use_is_one_line_and_writes_nothing(cases: Any, run: Any, tmp_path
     val = case.data / "val"
     out = tmp_path / "out.csv"
     wrong: list[tuple[str, list[object], str]] = [
-        ("nothing", [val], r"no study 'nothing' in .*; there are study"),
+        ("nothing", [val], r"no study 'nothing' in .*; valid: study"),
         ("study/7", [val], r"trial '7' of study 'study' has no weights; completed trials: 0"),
         ("study/x", [val], r"trial 'x' of study 'study' has no weights"),
+        ("study", [empty / "gone"], r"gone does not exist; give a folder of images"),
         ("study", [empty], r"empty contains no images \(\.jpg .*; give another folder"),
         ("study", [tmp_path / "none"], r"none does not exist; give a folder of images, or a csv"),
         ("study", [tmp_path / "notes.txt"], r"notes\.txt is not a csv; give a folder"),
