@@ -72,6 +72,12 @@ def function_experiment(
         raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
     _check_arguments(train)
 
+    if not isinstance(objective, str):
+        raise UserError(f"objective must be the name of a metric, got {objective!r}")
+    if not callable(space) and not isinstance(space, Mapping):
+        raise UserError(
+            f'space must be a dictionary of ranges, as in {{"lr": (0.1, 1.0)}}, got {space!r}'
+        )
     if callable(space):
         asks, ranges = ranges_in(space)
     else:

@@ -63,8 +63,14 @@ def as_options(experiment: str | Path | Experiment, **given: Any) -> Options:
     """Convert arguments to command-line options; None means not given.
 
     Raises:
-        UserError: a range is invalid.
+        UserError: a range is invalid, or an argument is of another kind.
     """
+    if callable(experiment):
+        name = getattr(experiment, "__name__", experiment)
+        raise UserError(
+            f"{name} is a function: make it an experiment by vistune.function_experiment({name}, "
+            "objective=..., space=...)"
+        )
     named = experiment.name if isinstance(experiment, Experiment) else str(experiment)
     typed = {
         name: _SPELLED[name](value) if name in _SPELLED else value
@@ -76,7 +82,13 @@ def as_options(experiment: str | Path | Experiment, **given: Any) -> Options:
 
 def assignments_of(values: Values) -> list[str]:
     """Format config values as the command line takes them: {"optim.lr": 0.1} ->
-    ["optim.lr=0.1"]."""
+    ["optim.lr=0.1"].
+
+    Raises:
+        UserError: they are no dictionary.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f'values must be a dictionary, as in {{"optim.lr": 0.1}}: {values!r}')
     return [f"{key}={_value(value)}" for key, value in values.items()]
 
 

@@ -285,6 +285,8 @@ def test_a_function_may_take_more_than_it_is_given(train: Any) -> None:
         ),
         ({"default": {"sizes": [1, 2]}}, "default of sizes must be a number, a text"),
         ({"default": {"lr.low": 3}}, "'lr' cannot be a value beside 'lr.low'"),
+        ({"space": ["lr"]}, "space must be a dictionary of ranges, as in "),
+        ({"objective": ["a"]}, "objective must be the name of a metric, got ['a']"),
         ({"objective": "val/a/b"}, "objective 'val/a/b' must be the name of a metric"),
     ],
 )

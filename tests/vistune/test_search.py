@@ -221,6 +221,8 @@ def test_any_thread_may_search_and_no_signal_handler_is_set() -> None:
         ({"seed": -1}, "--seed -1 must be at least 0"),
         ({"local": "yes"}, "--local 'yes' must be bool"),
         ({"gpus_per_worker": -1}, "--gpus-per-worker -1 must be at least 0"),
+        ({"experiment": max}, "max is a function: make it an experiment by vistune.function_exp"),
+        ({"set": "optim.lr=1"}, "values must be a dictionary, as in "),
         ({"set": {"optim.lrr": 1}}, "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
         ({"set": {"optim.lr": None}}, "optim.lr='none' is not valid"),
         ({"space": {"optim.lr": (1, 2, "lin")}}, "space optim.lr=(1, 2, 'lin'): it must be (low"),

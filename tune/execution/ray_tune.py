@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ray.air._internal.usage
+import ray.cloudpickle
 import ray.tune
 
 from trainables.devices import limit_memory
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from tune.execution.capacity import (
     ConcurrencyLimit,
     cluster_resources,
@@ -71,9 +72,10 @@ def search(
         shares_gpus: find out how many trials share a GPU (`--concurrent auto`).
         say: called with a line about what was found.
     Raises:
-        UserError: the cluster lacks the capacity for one trial, or the study's folder cannot be
-            written any more.
+        UserError: the cluster lacks the capacity for one trial, the function cannot be sent to
+            other processes, or the study's folder cannot be written any more.
     """
+    check_can_be_sent(experiment)
     _quiet_tune()
     _count_no_callbacks()
     guard = StorageGuard(study)
@@ -100,6 +102,24 @@ def search(
                 raise
     if guard.error is not None:
         raise guard.error
+
+
+def check_can_be_sent(experiment: Experiment) -> None:
+    """Check that a function can be sent to the processes of trials.
+
+    Raises:
+        UserError: it holds something that cannot be sent, such as a lock or an open file.
+    """
+    if experiment.function is None:
+        return
+    try:
+        ray.cloudpickle.dumps(experiment)
+    except Exception as error:
+        raise UserError(
+            f"the function of {experiment.name} cannot be sent to the processes of trials: "
+            f"{first_line(error)}; create what it needs inside the function, or search with "
+            "local=True"
+        ) from None
 
 
 def _tuner(
