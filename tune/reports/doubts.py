@@ -79,7 +79,9 @@ def _doubts_about_search(
     study: StudyView, storage: Path, trials: list[FrozenTrial]
 ) -> Iterator[str]:
     finished = [trial for trial in trials if trial.state.is_finished()]
-    if len(finished) < FEW_TRIALS:
+    # Without one that has run to the end, more trials are not what is missing.
+    has_result = any(trial.state == TrialState.COMPLETE for trial in finished)
+    if has_result and len(finished) < FEW_TRIALS:
         yield (
             f"only {counted(len(finished), 'trial')}: fewer than {FEW_TRIALS} show little; "
             "ask for more with --trials"

@@ -117,6 +117,13 @@ def test_a_search_of_few_trials_says_little(tmp_path: Path, trials: int, is_few:
     assert len(said(study_of_curves(tmp_path, curves), "fewer than 12")) == is_few
 
 
+def test_where_all_trials_failed_more_trials_are_not_the_remedy(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 1)
+    study.ended(next_work(study), Outcome("COMPLETE", metrics={"baseline/val/top1": UNTRAINED}))
+    run(study, next_work(study), None)
+    assert said(study, "fewer than 12") == []
+
+
 def test_a_study_without_a_completed_trial_has_no_best_one(tmp_path: Path) -> None:
     study = open_study(tmp_path, 1)
     next_work(study)
