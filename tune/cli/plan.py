@@ -296,7 +296,7 @@ def _rungs_line(epochs: int, version: int | str) -> str:
         before = f"before epoch {late[0]}" if late else "early"
         line += f"; none of the first {rule.first_look} trials is stopped {before}"
     if rule.needs_rival:
-        line += "; at least one beside the default runs to its end"
+        line += "; the first beside the default that reaches the last of them runs to its end"
     return line
 
 
