@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from tune.execution import template
 
 _RAY = ("raylet", "gcs_server")
@@ -37,8 +39,13 @@ def begin(modules: Sequence[str], workers: int, shared: bool = False) -> None:
     template.begin(modules, shared, later=_OF_SEVERAL if several else ())
     _begun = Future()
     _ended.clear()
+    # Ray forks for each of its daemons. Before a fork, OpenBLAS waits for its own threads to end,
+    # and they never do if this thread is using them meanwhile. So it computes without them.
+    import numpy  # noqa: F401 - only a library that is loaded can be limited
+
+    blas = threadpool_limits(limits=1, user_api="blas")
     starter = threading.Thread(
-        target=_start, args=(_begun, workers), name="start of Ray", daemon=True
+        target=_start, args=(_begun, workers, blas), name="start of Ray", daemon=True
     )
     starter.start()
 
@@ -101,11 +108,13 @@ def _children(parents: Sequence[int]) -> dict[int, str]:
     return found
 
 
-def _start(begun: "Future[bool]", workers: int) -> None:
+def _start(begun: "Future[bool]", workers: int, blas: threadpool_limits) -> None:
     try:
-        from tune.execution.ray_session import start_ray
+        with blas:
+            from tune.execution.ray_session import start_ray
 
-        begun.set_result(start_ray(dashboard=workers > 1))
+            started = start_ray(dashboard=workers > 1)
+        begun.set_result(started)
     except BaseException as error:
         begun.set_exception(error)
         return

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import REPO
 from trainables.errors import UserError
 from tune.execution import launch_worker, template
 from tune.execution.template import Template
@@ -281,6 +282,37 @@ def test_a_refusal_leaves_no_process_of_ray_behind(
         other.kill()
         other.wait()
         ahead.release()
+
+
+BUSY = """
+import subprocess
+import numpy as np
+from tune.execution import ahead, ray_session, template
+
+def start_ray(cpus=None, dashboard=False):
+    for _ in range(20):
+        subprocess.run(["true"], preexec_fn=lambda: None)  # forks, as Ray does for its daemons
+    return True
+
+ray_session.start_ray = start_ray
+template.begin = lambda *_, **__: None
+matrix = np.random.rand(1500, 1024)
+ahead.begin((), workers=1)
+begun = ahead.take()
+while not begun.done():
+    matrix @ matrix.T
+print("started", begun.result())
+ahead.release()
+"""
+
+
+@pytest.mark.heavy
+def test_ray_starts_while_the_driver_multiplies_matrices() -> None:
+    """OpenBLAS would wait in each fork for threads that the driver keeps busy, for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "started True", done.stderr
 
 
 def is_alive(thread: str) -> bool:
