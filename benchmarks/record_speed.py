@@ -97,6 +97,11 @@ SCRIPTS = {
     "side_by_side_tutorial": Script(
         "side_by_side.py", f"--trials 12 {TUTORIAL}", f"--trials 2 {TUTORIAL}"
     ),
+    "side_by_side_4": Script(
+        "side_by_side.py",
+        f"--trials 4 --runs 2 {WRITTEN_HERE} {TUTORIAL}",
+        f"--trials 1 {WRITTEN_HERE} {TUTORIAL}",
+    ),
     "batch_trials_long": Script(
         "batch_trials.py", "--seeds 1 --only long", "--seeds 1 --trials 4 --width 2 --only long"
     ),

@@ -215,13 +215,23 @@ WIRINGS = {
     "vistune": ("`vistune`, two at a time", TUTORIAL, 0.35),
 }
 """Contender -> words, its peer, and the largest allowed ratio of CPU and of wall time."""
+JUDGED_TRIALS = 12
+"""Number of trials that the allowed ratios are about."""
 
 
 def wirings() -> str:
     """Return the table of whole commands beside what people would write."""
-    runs = [
-        run for name in ("side_by_side", "side_by_side_tutorial") for run in speed(name)["runs"]
-    ]
+    records = ("side_by_side", "side_by_side_tutorial")
+    return _beside([run for name in records for run in speed(name)["runs"]])
+
+
+def short_wirings() -> str:
+    """Return the same table for short studies, which no goal is about."""
+    return _beside(speed("side_by_side_4")["runs"])
+
+
+def _beside(runs: list[Record]) -> str:
+    is_judged = runs[0]["trials"] == JUDGED_TRIALS
     medians = {
         name: [
             statistics.median(run[key] for run in runs if run["contender"] == name)
@@ -238,7 +248,7 @@ def wirings() -> str:
             cpu, wall = ratios(medians[name][:2], medians[peer][:2])
             beside = f"{decimal(cpu)} and {decimal(wall)} of the {peer.split()[-1]}"
             beside = beside.replace("wiring", "tutorial")
-            if limit is not None:
+            if limit is not None and is_judged:
                 verdicts = dict.fromkeys((_verdict(cpu <= limit), _verdict(wall <= limit)))
                 goal = f"{number(limit)}: {' and '.join(verdicts)}"
         rows.append([about, *cells, str(count), beside, goal])
@@ -368,6 +378,7 @@ SECTIONS = (
     "pictures",
     "side_by_side",
     "side_by_side_tutorial",
+    "side_by_side_4",
     "cluster_8",
     "cluster_8_torch",
     "cluster_64",
@@ -390,6 +401,7 @@ FIGURES: dict[str, Callable[[], str]] = {
         pictures,
         pictures_source,
         wirings,
+        short_wirings,
         cluster,
         comparison,
         batched_studies,
