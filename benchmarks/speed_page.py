@@ -344,10 +344,10 @@ def batched_studies() -> str:
     all_trials = of_batch(studies, "all_trials")
     to_target = of_batch(studies, "to_target")
     finds = statistics.median(to_target) < 1
-    verdict = (
-        f"{_over_whole_studies(all_trials)}, and "
-        f"{'finds' if finds else 'does not find'} one good trial sooner"
-    )
+    found = "mostly finds" if finds else "does not find"
+    if max(to_target) < 1:
+        found = "finds"
+    verdict = f"{_over_whole_studies(all_trials)}, and {found} one good trial sooner"
     why = "" if finds else ", because it trains the early good ones beside others"
     return (
         f"**On {records[0]['cores']} CPU cores {verdict}.** All {records[0]['trials']} trials "

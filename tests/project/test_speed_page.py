@@ -118,18 +118,34 @@ def test_batched_trials_are_judged_by_both_times() -> None:
     assert row[4:] == ["2.00, 2.00; all trials .50, .50", "**no**"]
 
 
+def test_a_good_trial_that_is_found_sooner_in_some_searches_is_mostly_found_sooner() -> None:
+    all_trials = {"batched": 10.0, "one by one": 20.0}
+    studies = [
+        {
+            "length": "digits",
+            "to_target": {"batched": seconds, "one by one": 4.0},
+            "all_trials": all_trials,
+        }
+        for seconds in (2.0, 3.0, 5.0)
+    ]
+    write("batch_trials", width=24, trials=48, cores=2, studies=studies)
+    assert "and mostly finds one good trial sooner" in FIGURES["speed.batched_studies"]()
+    write("batch_trials", width=24, trials=48, cores=2, studies=studies[:2])
+    assert "and finds one good trial sooner" in FIGURES["speed.batched_studies"]()
+
+
 @pytest.mark.parametrize(("seconds", "verdict"), [(5.0, "yes"), (7.0, "**no**")])
 def test_a_batch_is_judged_beside_an_earlier_tree(seconds: float, verdict: str) -> None:
     spent = {"batched": seconds, "earlier": 30.0, "one by one": 10.0}
     studies = [
-        {"length": "digits", "side": side, "all_trials": taken, "near_own_best": taken / 2}
+        {"length": "digits", "side": side, "all_trials": 10.0, "near_own_best": taken}
         for side, taken in spent.items()
         for _ in range(2)
     ]
     about = {"width": 24, "trials": 48, "cores": 2, "earlier": "5d3a9ec"}
     write("batch_earlier", **about, studies=studies)
     then, now = [row for row in rows("speed.claims") if ".01 from the own best" in row[2]]
-    assert then[4] == ", ".join([f"1/{30 / seconds:.1f}"] * 2)
+    assert then[4] == ", ".join([f"1/{30 / seconds:.1f}"] * 2) + "; all trials 1.000, 1.000"
     assert then[5] == verdict
-    assert now[4] == ", ".join([f"{seconds / 10:.3f}".lstrip("0")] * 2)
+    assert now[4] == ", ".join([f"{seconds / 10:.3f}".lstrip("0")] * 2) + "; all trials 1.000, 1.000"
     assert now[5] == "-"
