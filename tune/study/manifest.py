@@ -46,6 +46,7 @@ EARLIER_VALUES = {
     "train.ema": 0.0,
     "train.numerics": "as_set",
     "train.device": "auto",
+    "train.compile_mode": "default",
 }
 """Values of config keys in studies that began before the keys existed."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {

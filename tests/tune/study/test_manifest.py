@@ -1,15 +1,19 @@
 """Manifests that cannot be read, that come from earlier versions, or whose code has changed."""
 
+import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import REPO
 from tests.studies import manifest
-from trainables.config import flatten
+from trainables.config import build, flatten
 from trainables.errors import UserError
 from trainables.schedules import ScheduleConfig
+from tune.experiments import EXPERIMENTS
 from tune.study.manifest import Manifest, read_manifest, with_earlier_values
 
 
@@ -80,3 +84,27 @@ def test_what_an_earlier_config_lacked_is_what_it_did() -> None:
     assert {
         key.partition(".")[2]: value for key, value in restored.items()
     }.items() <= known.items()
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, dict[str, Any]]:
+    """Flat configs that commit 5d3a9ec wrote, by experiment."""
+    found = {}
+    with tarfile.open(REPO / "tests/recorded/5d3a9ec.tar.xz") as archive:
+        for member in archive:
+            if member.name.endswith("/study.json"):
+                content = archive.extractfile(member)
+                assert content is not None
+                written = json.load(content)
+                found[written["experiment"]] = written["base"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["ssl", "pretrain", "classify", "fewshot", "segment"])
+def test_every_config_key_of_today_has_a_value_for_earlier_studies(
+    name: str, recorded: dict[str, dict[str, Any]]
+) -> None:
+    """A key without one would make the same command refuse each of them."""
+    experiment = EXPERIMENTS[name]
+    today = flatten(build(experiment.config, experiment.presets["tiny"]))
+    assert today.keys() - with_earlier_values(recorded[name]).keys() == set()
