@@ -196,12 +196,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; valid: {', '.join(names)}"
 
 
+def rule_of(message: str) -> str:
+    """The rule in a message of pydantic, such as "a valid integer"."""
+    return message.removeprefix("Input should be ").partition(", unable to parse")[0]
+
+
 def _one_line(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"]
-    for prefix in ("Value error, ", "Input should be "):
-        message = message.removeprefix(prefix)
-    message = message.partition(", unable to parse")[0]
+    message = rule_of(error["msg"].removeprefix("Value error, "))
     if error["type"] == "value_error":  # raised by a __post_init__, which names its own values
         return f"{key}: {message}" if key else message
     return f"{key}={error['input']!r} is not valid: must be {message}"

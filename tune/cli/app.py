@@ -88,9 +88,10 @@ def _told_wrong_use(error: typer.TyperException) -> str:
     checks = getattr(error.__cause__, "errors", None)
     if option is None or checks is None:
         return error.format_message()
+    from trainables.config import rule_of
+
     wrong = checks()[0]
-    rule = wrong["msg"].removeprefix("Input should be ").partition(", unable to")[0]
-    return f"{option.opts[0]} {wrong['input']!r} must be {rule}"
+    return f"{option.opts[0]} {wrong['input']!r} must be {rule_of(wrong['msg'])}"
 
 
 def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:

@@ -8,9 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests import REPO
+from tests.processes import wait_for
 from trainables.errors import UserError
 from tune.execution import launch_worker, template
 from tune.execution.template import Template
@@ -76,9 +76,9 @@ def launch(worker: Path, folder: Path, socket: Path | None) -> dict[str, Any]:
         check=True,
     )
     assert launched.returncode == 0
-    wait_until(lambda: set(folder.glob("about-*")) - before)
+    wait_for(lambda: set(folder.glob("about-*")) - before)
     (path,) = set(folder.glob("about-*")) - before
-    wait_until(lambda: path.read_text().endswith("}"))
+    wait_for(lambda: path.read_text().endswith("}"))
     about: dict[str, Any] = json.loads(path.read_text())
     assert about["argv"][0] == str(worker)
     assert not [word for word in about["argv"] if word.startswith("--language")]
@@ -87,15 +87,8 @@ def launch(worker: Path, folder: Path, socket: Path | None) -> dict[str, Any]:
     assert about["name"] == "__main__"
     assert about["env"]["RAY_JOB_ID"] == "7"
     assert launch_worker.SOCKET not in about["env"]
-    wait_until(lambda: (folder / "out").read_text() == "said\n")
+    wait_for(lambda: (folder / "out").read_text() == "said\n")
     return about
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_worker_is_a_fork_that_looks_like_a_process_of_its_own(
@@ -120,7 +113,7 @@ def test_without_a_template_the_worker_is_a_process_of_its_own(
     assert not launch(worker, tmp_path, None)["has_decimal"]
     assert not launch(worker, tmp_path, tmp_path / "no-socket")["has_decimal"]
 
-    wait_until(served.socket.exists)
+    wait_for(served.socket.exists)
     served.close()
     assert not served.serves
     assert not launch(worker, tmp_path, served.socket)["has_decimal"]
@@ -170,7 +163,7 @@ def test_modules_that_ask_for_a_gpu_do_not_initialise_cuda(
 
 
 def test_the_template_ends_with_its_driver_and_leaves_nothing(served: Template) -> None:
-    wait_until(served.socket.exists)
+    wait_for(served.socket.exists)
     process = served._process
     assert process is not None
     assert process.stdin is not None
@@ -237,7 +230,7 @@ def test_a_start_ahead_is_used_once_and_its_failure_is_no_ones_end(
             assert is_alive("start of Ray")  # Ray's processes end with it
     with ray_session.ray_session():
         assert len(starts) == 2 + fails
-    wait_until(lambda: not is_alive("start of Ray"))
+    wait_for(lambda: not is_alive("start of Ray"))
 
 
 def test_a_start_ahead_that_hangs_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,8 +265,8 @@ def test_a_refusal_leaves_no_process_of_ray_behind(
     monkeypatch.setattr(template, "begin", lambda *_, **__: None)
     other = subprocess.Popen(["sleep", "60"])
     ahead.begin((), workers=1)
-    wait_until(lambda: started)
-    wait_until(lambda: ahead._own_children(["raylet"]))
+    wait_for(lambda: started)
+    wait_for(lambda: ahead._own_children(["raylet"]))
     ahead.discard()
     try:
         assert started[0].wait(10) == -signal.SIGKILL
